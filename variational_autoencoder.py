@@ -65,7 +65,8 @@ def load_data(path=None):
         with np.load(path) as arrays:
             missing = [name for name in ('x_train', 'x_test') if name not in arrays]
             if not missing:
-                return tuple((arrays[f'x_{part}'], arrays[f'y_{part}'] if f'y_{part}' in arrays else None)
+                return tuple((np.asarray(arrays[f'x_{part}']),
+                              np.asarray(arrays[f'y_{part}']) if f'y_{part}' in arrays else None)
                              for part in ('train', 'test'))
     except FileNotFoundError as error:
         raise UserError(f'there is no data file {path}; --data takes an .npz file') from error
@@ -243,8 +244,8 @@ class SaveEpoch(CSVLogger):
     """
     def __init__(self, vae, output_dir, network, epochs):
         super().__init__(output_dir / 'history.csv', append=epochs > 0)
-        self.model, self.network, self.epochs = vae, network, epochs
-        self.weights, self.csv_file = output_dir / 'vae_weights.h5', None
+        self.model, self.network, self.epochs, self.csv_file = vae, network, epochs, None
+        self.weights = output_dir / 'vae_weights.h5'
 
     def on_train_begin(self, logs=None):
         pass
@@ -257,6 +258,8 @@ class SaveEpoch(CSVLogger):
         # Not *.weights.h5: in graph mode Keras writes such a file without a single weight
         part = self.weights.with_name('vae_weights_part.h5')
         try:
+            # HDF5 ends the whole program on a full disk: let a plain file of that size find out
+            part.write_bytes(bytes(4 * self.model.count_params() + 2**18))
             self.model.save_weights(part)
             with h5py.File(part, 'a') as file:
                 file.attrs['network'] = self.network
@@ -265,10 +268,10 @@ class SaveEpoch(CSVLogger):
             if row:
                 super().on_epoch_end(*row)
             os.replace(part, self.weights)
-        except (OSError, RuntimeError, tf.errors.OpError) as error:  # a full disk, in three libraries
+        except (OSError, tf.errors.OpError) as error:
             part.unlink(missing_ok=True)
-            print(f'\nwarning: epoch {self.epochs} is not saved ({error}); {self.weights} is as it was, '
-                  'and training goes on', file=sys.stderr)
+            print(f'\nwarning: the weights after epoch {self.epochs} are not saved ({error}); '
+                  f'{self.weights} stays as it was', file=sys.stderr)
 
     def on_train_end(self, logs=None):
         if self.csv_file:
@@ -302,7 +305,9 @@ def train(vae, input_train, epochs, batch_size, save_epoch):
     except KeyboardInterrupt:
         print(f'\nInterrupted with {save_epoch.epochs} whole epochs in; on to the test loss and the figures. '
               'A second Ctrl-C ends it at once.')
-        save_epoch.save()
+        # Less than an epoch does not replace the weights of an earlier run
+        if save_epoch.append or save_epoch.csv_file or not save_epoch.weights.exists():
+            save_epoch.save()
 
 
 # %% Visualizing inputs mapped onto latent space
@@ -399,24 +404,24 @@ def raise_user_error(message):
     raise UserError(message)
 
 
-def check_outputs(output_dir):
-    """Make the folder; UserError where it cannot be written, or no figure can be drawn."""
+def check_output_dir(output_dir):
+    """Make the folder; UserError where it cannot be written."""
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output_dir).close()
-        plt.switch_backend(plt.get_backend())
     except OSError as error:
         raise UserError(f'{output_dir} cannot take the results ({error}); '
                         'name another folder with --output-dir') from error
-    except ImportError as error:
-        raise UserError(f'no figure can be drawn ({error}); unset MPLBACKEND') from error
 
 
 def show(figures, output_dir):
     """Save the figures by their names, then show them where there is a screen or a notebook."""
-    (output_dir / 'latent_space_zoom.png').unlink(missing_ok=True)  # it may be an earlier run's
-    for name, figure in figures.items():
-        figure.savefig(output_dir / f'{name}.png')
+    try:
+        (output_dir / 'latent_space_zoom.png').unlink(missing_ok=True)  # it may be an earlier run's
+        for name, figure in figures.items():
+            figure.savefig(output_dir / f'{name}.png')
+    except OSError as error:
+        raise UserError(f'the figures cannot be saved ({error}); --epochs 0 --weights draws them again') from error
     print(f'Figures: {", ".join(figures)} in {output_dir}')
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*non-interactive')  # without a screen
@@ -444,7 +449,7 @@ def main(arguments=()):
     vae.compile(optimizer='adam', loss=kl_reconstruction_loss, metrics=parts)
     if settings.weights:
         load_weights(vae, settings.weights, network)
-    check_outputs(settings.output_dir)
+    check_output_dir(settings.output_dir)
     for model in encoder, decoder, vae:
         model.summary()
 

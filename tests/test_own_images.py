@@ -1,0 +1,91 @@
+"""Any stack of images in MNIST's place: each set is trained on for a moment and drawn."""
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+import variational_autoencoder as script
+
+GRID = np.linspace(-4, 4, 15)
+
+
+def images(mnist, height, width, channels=None):
+    """Digits in the middle of height by width pixels; in colour, a channel each for three of them."""
+    digits = np.pad(mnist['x_train'][:700], [(0, 0), (40, 40), (40, 40)])
+    top, left = 54 - height // 2, 54 - width // 2
+    digits = digits[:, top:top + height, left:left + width]
+    return np.stack([digits[:240], digits[240:480], digits[450:690]], axis=3) if channels == 3 else digits[:240]
+
+
+def train(tmp_path, stack, **more):
+    np.savez(tmp_path / 'images.npz', x_train=stack[:200], x_test=stack[200:], **more)
+    return script.main(['--data', str(tmp_path / 'images.npz'), '--epochs', '1', '--output-dir', str(tmp_path / 'out')])
+
+
+def check_grid(encoder, decoder, height, width, colour):
+    axes, = script.viz_decoded(encoder, decoder, None).axes
+    image = np.asarray(axes.images[0].get_array())
+    assert image.shape == (15 * height, 15 * width) + (3,) * colour
+    for r, c in [(0, 0), (0, 14), (14, 0), (3, 11), (7, 7)]:
+        tile = image[r * height:(r + 1) * height, c * width:(c + 1) * width]
+        decoded = decoder.predict(np.array([[GRID[c], GRID[14 - r]]]))[0]
+        np.testing.assert_allclose(tile, decoded if colour else decoded[..., 0], atol=1e-5)
+    np.testing.assert_array_equal(axes.get_xticks(), [width // 2 + k * width for k in range(15)])
+    np.testing.assert_array_equal(axes.get_yticks(), [height // 2 + k * height for k in range(15)])
+
+
+@pytest.mark.parametrize('height, width, channels', [
+    pytest.param(20, 36, None, id='grey, not square'),
+    pytest.param(30, 25, 3, id='colour, not divisible by four'),
+    pytest.param(100, 100, None, id='the 100 by 100 of the comments')])
+def test_sizes_and_colours(mnist, tmp_path, height, width, channels):
+    stack = images(mnist, height, width, channels)
+    encoder, decoder, vae = train(tmp_path, stack, y_test=mnist['y_train'][200:240])
+    assert vae.output_shape == (None, height, width, channels or 1)
+    check_grid(encoder, decoder, height, width, colour=channels == 3)
+    for name in ('latent_space', 'decoded_digits'):
+        assert plt.imread(tmp_path / 'out' / f'{name}.png').std() > 0.05
+
+
+def test_without_labels(mnist, tmp_path):
+    encoder, _, _ = train(tmp_path, images(mnist, 28, 28))
+    figure = script.viz_latent_space(encoder, (script.scale(images(mnist, 28, 28), 'x'), None))[0]
+    axes, = figure.axes  # no colour bar
+    assert len(axes.collections[0].get_facecolor()) == 1
+
+
+@pytest.mark.parametrize('labels, shown', [
+    (np.array([[3], [70], [-2], [70]]), ['-2', '3', '70']),
+    (np.array(['seven', 'four', 'seven', 'four']), ['four', 'seven']),
+    (np.array([True, False, True, True]), ['False', 'True'])])
+def test_other_labels(labels, shown):
+    class Encoder:
+        def predict(self, images):
+            return np.zeros((4, 2)), None, None
+
+    figure, = script.viz_latent_space(Encoder(), (None, labels.reshape(-1)))
+    figure.canvas.draw()
+    assert [label.get_text() for label in figure.axes[1].get_yticklabels()] == shown
+    assert len(set(figure.axes[0].collections[0].get_array())) == len(shown)
+
+
+def test_many_labels_do_not_overlap():
+    class Encoder:
+        def predict(self, images):
+            return np.zeros((500, 2)), None, None
+
+    figure, = script.viz_latent_space(Encoder(), (None, np.arange(500)))
+    assert 10 <= len(figure.axes[1].get_yticks()) <= 21
+
+
+@pytest.mark.parametrize('kind', ['uint8', 'uint16', 'int64', 'float32', 'float64'])
+def test_kinds_of_numbers(mnist, kind):
+    expected = mnist['x_train'][:50].astype('float32')[..., np.newaxis] / 255
+    stack = mnist['x_train'][:50] / (1 if 'int' in kind else 255)
+    scaled = script.scale(stack.astype(kind), 'x')
+    assert scaled.dtype == 'float32' and scaled.shape == (50, 28, 28, 1)
+    np.testing.assert_allclose(scaled, expected, rtol=1e-6)
+    np.testing.assert_array_equal(script.scale(stack.astype(kind)[..., np.newaxis], 'x'), scaled)
+
+
+def test_black_and_white():
+    np.testing.assert_array_equal(script.scale(np.array([[[True, False]]]), 'x'), [[[[1], [0]]]])
