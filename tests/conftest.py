@@ -13,6 +13,10 @@ sys.path.insert(0, str(script.parent))
 import variational_autoencoder as script_module
 
 
+def pytest_configure(config):
+    config.addinivalue_line('filterwarnings', 'ignore:.Model.state_updates')  # as in the script
+
+
 @pytest.fixture(scope='session')
 def mnist():
     """The raw digits: x_train, y_train, x_test, y_test."""

@@ -50,7 +50,7 @@ BAD_DATA = {
     'text': (b'no archive', 'cannot be read as an .npz file'),
     'empty file': (b'', 'cannot be read as an .npz file'),
     'npy': (plain_npy(), 'cannot be read as an .npz file'),
-    'zip of text': (zip_of_text(), 'cannot be read as an .npz file'),
+    'zip of text': (zip_of_text(), r'x_train has the shape \(\); it must be'),
     'cut short': (npz()[:9000], 'cannot be read as an .npz file'),
     'damaged': (npz()[:5000] + b'damage' + npz()[5006:], 'cannot be read as an .npz file'),
     'no x_train': (without('x_train'), 'has no x_train; it needs x_train and x_test'),
