@@ -109,11 +109,9 @@ def scale(images, name):
     """
     if images.ndim == 3:
         images = images[..., np.newaxis]
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
-        raise UserError(f'{name} has the shape {images.shape}; it must be (n, height, width), '
-                        '(n, height, width, 1) or (n, height, width, 3), with at least one image')
-    if images.dtype.kind not in 'buif':
-        raise UserError(f'{name} holds {images.dtype}; pixels must be integers or floating point values')
+    if images.dtype.kind not in 'buif' or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
+        raise UserError(f'{name} holds {images.dtype} of the shape {images.shape}; it must hold numbers of the '
+                        'shape (n, height, width), (n, height, width, 1) or (n, height, width, 3), and not none')
     low, high, white = images.min(), images.max(), 255 if images.dtype.kind in 'ui' else 1
     # Post: not checked; pixels that were not scaled train to `loss: 0.0000e+00`
     if not (0 <= low and high <= white):
@@ -368,42 +366,44 @@ def viz_decoded(encoder, decoder, data):
 
 
 # %% Time to run it!
+class Parser(argparse.ArgumentParser):
+    """argparse, with its errors as ours."""
+    def error(self, message):
+        raise UserError(message)
+
+
 def parse(arguments):
     """Make settings of command-line arguments; the defaults stand in 'Model configuration'."""
-    parser = argparse.ArgumentParser(
-        description='Train a variational autoencoder on MNIST, or on images of your own, and draw its latent space.',
-        epilog="There are two DCGAN-like networks, because the post's listing (dcgan) is not the network that its "
-               'summary and figures come from (dcgan-as-published): when those were made, each layer of the listing '
-               "was applied to the model's input, and only the last one counted.")
-    parser.error = raise_user_error
     epochs = {name: layers.get('no_epochs', no_epochs) for name, layers in architectures.items()}
-    parser.add_argument('--architecture', metavar='NAME', choices=architectures, default=architecture,
-                        help=f'{", ".join(architectures)} (default: %(default)s)')
-    parser.add_argument('--epochs', metavar='N', type=int, help='0 trains nothing and only draws (default: ' + (
-        ', '.join(f'{number} for {name}' for name, number in epochs.items())) + ')')
-    parser.add_argument('--batch-size', metavar='N', type=int, default=batch_size, help='(default: %(default)s)')
-    parser.add_argument('--data', metavar='FILE.npz', type=Path,
-                        help='images x_train and x_test, and y_test if there are labels (default: MNIST)')
-    parser.add_argument('--weights', metavar='FILE', type=Path, help='start from these weights (default: new ones)')
-    parser.add_argument('--seed', metavar='N', type=int, default=seed, help='(default: %(default)s)')
-    parser.add_argument('--output-dir', metavar='DIR', type=Path,
-                        help='(default: outputs/<architecture> next to the script)')
+    parser = Parser(
+        description='Train a variational autoencoder on MNIST, or on your own images, and draw its latent space.',
+        epilog="There are two DCGAN-like networks, because the post's listing (dcgan) is not the network that its "
+               'summary and figures come from (dcgan-as-published). When those were made, every layer of the '
+               "listing was applied to the model's input, so that only the last one counted.")
+    flag = parser.add_argument
+    flag('--architecture', metavar='NAME', choices=architectures, default=architecture,
+         help=f'{", ".join(architectures)} (default: %(default)s)')
+    flag('--epochs', metavar='N', type=int, help='0 trains nothing and only draws (default: ' + ', '.join(
+        f'{number} for {name}' for name, number in epochs.items()) + ')')
+    flag('--batch-size', metavar='N', type=int, default=batch_size, help='(default: %(default)s)')
+    flag('--data', metavar='FILE.npz', type=Path,
+         help='images x_train and x_test, and y_test if there are labels (default: MNIST)')
+    flag('--weights', metavar='FILE', type=Path, help='start from these weights (default: new ones)')
+    flag('--seed', metavar='N', type=int, default=seed, help='(default: %(default)s)')
+    flag('--output-dir', metavar='DIR', type=Path, help='(default: outputs/<architecture> next to the script)')
     settings = parser.parse_args(arguments)
     if settings.epochs is None:
         settings.epochs = epochs[settings.architecture]
     if settings.output_dir is None:
         settings.output_dir = project / 'outputs' / settings.architecture
-    for name, value, low, high in [('epochs', settings.epochs, 0, 10**6), ('batch size', settings.batch_size, 1, 10**6),
-                                   ('seed', settings.seed, 0, 2**32 - 1), ('latent dimension', latent_dim, 2, 2)]:
+    for name, value, low, high in [('number of epochs', settings.epochs, 0, 10**6),
+                                   ('batch size', settings.batch_size, 1, 10**6),
+                                   ('seed', settings.seed, 0, 2**32 - 1)]:
         if not (isinstance(value, int) and low <= value <= high):
-            raise UserError(f'the {name} is {value}; it must be ' + (
-                f'a whole number from {low} to {high}' if low < high else f'{low}, for the figures are flat'))
+            raise UserError(f'the {name} is {value}; it must be a whole number from {low} to {high}')
+    if latent_dim != 2:
+        raise UserError(f'the latent dimension is {latent_dim}; it must be 2, for the figures have two')
     return settings
-
-
-def raise_user_error(message):
-    """Stand in for argparse's way out of the program."""
-    raise UserError(message)
 
 
 def check_output_dir(output_dir):
@@ -423,7 +423,8 @@ def show(figures, output_dir):
         for name, figure in figures.items():
             figure.savefig(output_dir / f'{name}.png')
     except OSError as error:
-        raise UserError(f'the figures cannot be saved ({error}); --epochs 0 --weights draws them again') from error
+        raise UserError(f'the figures cannot be saved ({error}); --epochs 0 --weights {output_dir}/vae_weights.h5 '
+                        'draws them again') from error
     print(f'Figures: {", ".join(figures)} in {output_dir}')
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*non-interactive')  # without a screen
@@ -460,8 +461,8 @@ def main(arguments=()):
         rows = history.read_text().splitlines()[1:] if settings.weights and history.exists() else []
         train(vae, input_train, settings.epochs, settings.batch_size,
               SaveEpoch(vae, settings.output_dir, network, epochs=len(rows)))
-    loss, reconstruction_loss, kl_loss = vae.evaluate(input_test, input_test,
-                                                      batch_size=settings.batch_size, verbose=0)
+    loss, reconstruction_loss, kl_loss = vae.evaluate(
+        input_test, input_test, batch_size=settings.batch_size, verbose=0)
     print(f'Test loss: {loss:.2f} (reconstruction {reconstruction_loss:.2f}, KL {kl_loss:.2f})')
 
     data = (input_test, target_test)

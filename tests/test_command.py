@@ -1,9 +1,13 @@
 """The script as a user starts it."""
 import csv
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import h5py
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -95,7 +99,6 @@ def test_committed_weights_draw_the_committed_figures(tmp_path):
     for name in ('vae_weights.h5', 'history.csv'):
         assert (tmp_path / name).read_bytes() == (committed / name).read_bytes()
     assert sorted(path.name for path in tmp_path.glob('*.png')) == sorted(path.name for path in committed.glob('*.png'))
-    import matplotlib.pyplot as plt
     for path in committed.glob('*.png'):
         # Other versions of matplotlib place a letter or a point a pixel off
         drawn, expected = (plt.imread(file)[..., :3] for file in (tmp_path / path.name, path))
@@ -122,8 +125,6 @@ def test_help():
 
 
 def test_import_does_nothing(tmp_path):
-    import subprocess
-    import sys
     done = subprocess.run([sys.executable, '-c', 'import sys; sys.path.insert(0, sys.argv[1])\n'
                            'import variational_autoencoder as script\n'
                            'assert not hasattr(script, "input_train") and not hasattr(script, "vae")\n'
@@ -131,3 +132,46 @@ def test_import_does_nothing(tmp_path):
                           cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ''), done.stderr
     assert not list(tmp_path.iterdir())
+
+
+SCREEN = '''
+import os
+from matplotlib import pyplot
+from matplotlib.backend_bases import FigureManagerBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+class FigureManager(FigureManagerBase):
+    @classmethod
+    def pyplot_show(cls, *, block=None):
+        print('SHOWN', len(pyplot.get_fignums()), sorted(name for name in os.listdir('out') if name.endswith('.png')))
+
+class FigureCanvas(FigureCanvasAgg):
+    manager_class = FigureManager
+'''
+
+
+@pytest.mark.parametrize('backend, shown', [('module://a_screen', 1), ('TkAgg', 0), ('pdf', 0)])
+def test_figures_are_saved_and_where_there_is_a_screen_shown(digits, tmp_path, backend, shown):
+    (tmp_path / 'a_screen.py').write_text(SCREEN)
+    environment = dict(MPLBACKEND=backend, PYTHONPATH=str(tmp_path), DISPLAY='')
+    status, out, err = finish(command('--data', digits, '--epochs', 0, '--output-dir', 'out',
+                                      cwd=tmp_path, env=environment))
+    assert (status, err) == (0, '')
+    assert out.count("SHOWN 2 ['decoded_digits.png', 'latent_space.png']") == shown
+    for name in ('decoded_digits.png', 'latent_space.png'):
+        assert (tmp_path / 'out' / name).read_bytes().startswith(b'\x89PNG')
+
+
+def test_progress_bar_on_a_terminal(digits, tmp_path):
+    terminal, line = os.openpty()
+    process = subprocess.Popen([sys.executable, str(script), '--data', str(digits), '--epochs', '1',
+                                '--output-dir', str(tmp_path)], stdout=line, stderr=subprocess.DEVNULL)
+    os.close(line)
+    text = b''
+    while True:
+        try:
+            text += os.read(terminal, 4096)
+        except OSError:  # the other end is closed
+            break
+    assert process.wait() == 0
+    assert b'512/512 [=====' in text and b' - kl_loss: ' in text and b' - val_reconstruction_loss: ' in text

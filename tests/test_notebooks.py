@@ -64,7 +64,7 @@ def test_pasted_whole(folder):
                        'no_epochs = 1.5\ntry:\n    main()\nexcept ValueError as error:\n    print(error)')
     assert pictures(notebook.cells[1]) == 2
     assert result(notebook.cells[2]) == ['encoder', 'decoder', 'vae', 26345, 3]
-    assert 'the epochs is 1.5' in notebook.cells[3].outputs[0].text
+    assert 'the number of epochs is 1.5' in notebook.cells[3].outputs[0].text
     assert sorted(path.name for path in (folder / 'outputs' / 'original').iterdir()) == [
         'decoded_digits.png', 'history.csv', 'latent_space.png', 'vae_weights.h5']
 
@@ -99,4 +99,4 @@ def test_run_magic(folder):
     assert result(notebook.cells[1])[-1] == 1
     assert (folder / 'run' / 'vae_weights.h5').exists()
     shown = str(notebook.cells[2].outputs)
-    assert 'the epochs is -1; it must be a whole number' in shown and 'SystemExit' not in shown
+    assert 'the number of epochs is -1; it must be a whole number' in shown and 'SystemExit' not in shown
