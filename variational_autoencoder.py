@@ -244,17 +244,18 @@ class SaveEpoch(CSVLogger):
     """
     def __init__(self, vae, output_dir, network, epochs):
         super().__init__(output_dir / 'history.csv', append=epochs > 0)
-        self.model, self.network, self.epochs, self.csv_file = vae, network, epochs, None
-        self.weights = output_dir / 'vae_weights.h5'
+        self.model, self.network, self.epochs = vae, network, epochs
+        self.weights, self.csv_file, self.row = output_dir / 'vae_weights.h5', None, None
+        self.may_replace = self.append or not self.weights.exists()
 
     def on_train_begin(self, logs=None):
         pass
 
     def on_epoch_end(self, epoch, logs=None):
-        self.epochs = epoch + 1
-        self.save(epoch, logs)
+        self.row, self.may_replace = (epoch, logs), True
+        self.save()
 
-    def save(self, *row):
+    def save(self):
         # Not *.weights.h5: in graph mode Keras writes such a file without a single weight
         part = self.weights.with_name('vae_weights_part.h5')
         try:
@@ -263,15 +264,16 @@ class SaveEpoch(CSVLogger):
             self.model.save_weights(part)
             with h5py.File(part, 'a') as file:
                 file.attrs['network'] = self.network
-            if not self.csv_file:
-                super().on_train_begin()
-            if row:
-                super().on_epoch_end(*row)
+            if self.row:
+                if not self.csv_file:
+                    super().on_train_begin()
+                super().on_epoch_end(*self.row)
+                self.epochs, self.row = self.row[0] + 1, None
             os.replace(part, self.weights)
         except (OSError, tf.errors.OpError) as error:
             part.unlink(missing_ok=True)
-            print(f'\nwarning: the weights after epoch {self.epochs} are not saved ({error}); '
-                  f'{self.weights} stays as it was', file=sys.stderr)
+            print(f'\nwarning: the weights cannot be saved now ({error}); {self.weights} stays as it was, '
+                  'and training goes on', file=sys.stderr)
 
     def on_train_end(self, logs=None):
         if self.csv_file:
@@ -303,11 +305,10 @@ def train(vae, input_train, epochs, batch_size, save_epoch):
                 batch_size=batch_size, validation_split=validation_split, callbacks=[save_epoch],
                 verbose=2 if verbosity == 1 and not watched else verbosity)
     except KeyboardInterrupt:
+        if save_epoch.may_replace:  # less than an epoch does not replace an earlier run's weights
+            save_epoch.save()
         print(f'\nInterrupted with {save_epoch.epochs} whole epochs in; on to the test loss and the figures. '
               'A second Ctrl-C ends it at once.')
-        # Less than an epoch does not replace the weights of an earlier run
-        if save_epoch.append or save_epoch.csv_file or not save_epoch.weights.exists():
-            save_epoch.save()
 
 
 # %% Visualizing inputs mapped onto latent space

@@ -150,7 +150,7 @@ class FigureCanvas(FigureCanvasAgg):
 '''
 
 
-@pytest.mark.parametrize('backend, shown', [('module://a_screen', 1), ('TkAgg', 0), ('pdf', 0)])
+@pytest.mark.parametrize('backend, shown', [('module://a_screen', 1), ('TkAgg', 0)])
 def test_figures_are_saved_and_where_there_is_a_screen_shown(digits, tmp_path, backend, shown):
     (tmp_path / 'a_screen.py').write_text(SCREEN)
     environment = dict(MPLBACKEND=backend, PYTHONPATH=str(tmp_path), DISPLAY='')

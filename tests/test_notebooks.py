@@ -100,3 +100,21 @@ def test_run_magic(folder):
     assert (folder / 'run' / 'vae_weights.h5').exists()
     shown = str(notebook.cells[2].outputs)
     assert 'the number of epochs is -1; it must be a whole number' in shown and 'SystemExit' not in shown
+
+
+def test_stop_button(folder):
+    """Jupyter's stop button sends the kernel this signal."""
+    stop = ('''
+import os, signal, threading, time
+def stop():
+    while not os.path.exists('stopped/history.csv'):
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=stop).start()
+''')
+    notebook = execute(folder, stop, '%run variational_autoencoder.py --epochs 100000 --data digits.npz --output-dir stopped',
+                       RESULT)
+    text = ''.join(output.text for output in notebook.cells[1].outputs if output.output_type == 'stream')
+    assert 'Interrupted with ' in text and 'Test loss: ' in text
+    assert pictures(notebook.cells[1]) == 2
+    assert result(notebook.cells[2])[0] == 'encoder'
