@@ -191,10 +191,11 @@ def create_decoder(conv_shape, input_shape, filters, kernel_size):
         cx = Conv2DTranspose(no_filters, kernel_size, strides=2, padding='same', activation='relu')(cx)
         cx = BatchNormalization()(cx)
     # Post: no crop; four halvings take 28 to 2, and four doublings take 2 to 32
-    surplus = K.int_shape(cx)[1] - img_height, K.int_shape(cx)[2] - img_width
+    height, width = K.int_shape(cx)[1:3]
+    surplus = height - img_height, width - img_width
     if min(surplus) < 0:
-        raise UserError(f'{len(filters)} decoder filters end at {K.int_shape(cx)[1]} by {K.int_shape(cx)[2]} '
-                        f'pixels, short of {img_height} by {img_width}; give as many as encoder filters')
+        raise UserError(f'{len(filters)} decoder filters end at {height} by {width} pixels, '
+                        f'short of {img_height} by {img_width}; give as many as encoder filters')
     if any(surplus):
         cx = Cropping2D([(border // 2, border - border // 2) for border in surplus])(cx)
     o = Conv2DTranspose(num_channels, 3, padding='same', activation='sigmoid', name='decoder_output')(cx)
