@@ -64,6 +64,10 @@ class Script:
 
 class Post(Script):
     """The post's way: the encoder called on its own input, a flattened loss, 225 predictions."""
+    def __init__(self):
+        os.environ['TF_MKL_OPTIMIZE_PRIMITIVE_MEMUSE'] = 'true'  # TensorFlow's default: the change is our script's
+        super().__init__()
+
     def build(self):
         from tf_keras import backend as K
         from tf_keras.losses import binary_crossentropy
