@@ -332,7 +332,10 @@ def viz_latent_space(encoder, data):
             colours = labels if labels.dtype.kind in 'uif' else np.arange(len(labels))
             plt.scatter(mu[:, 0], mu[:, 1], c=colours[places])
             step = 1 + len(labels) // 21  # more than 20 would overlap
-            plt.colorbar(ticks=colours[::step]).set_ticklabels(labels[::step])
+            if step > 1 and labels.dtype.kind == 'f':  # measurements rather than classes
+                plt.colorbar()
+            else:
+                plt.colorbar(ticks=colours[::step]).set_ticklabels(labels[::step])
         plt.xlabel('z - dim 1')
         plt.ylabel('z - dim 2')
         if zoomed:

@@ -68,13 +68,21 @@ def test_other_labels(labels, shown):
     assert len(set(figure.axes[0].collections[0].get_array())) == len(shown)
 
 
-def test_many_labels_do_not_overlap():
+@pytest.mark.parametrize('labels', [np.arange(500), np.random.default_rng(1).normal(size=500)])
+def test_many_labels_do_not_overlap(labels):
     class Encoder:
         def predict(self, images):
             return np.zeros((500, 2)), None, None
 
-    figure, = script.viz_latent_space(Encoder(), (None, np.arange(500)))
-    assert 10 <= len(figure.axes[1].get_yticks()) <= 21
+    figure, = script.viz_latent_space(Encoder(), (None, labels))
+    figure.canvas.draw()
+    bar = figure.axes[1]
+    low, high = bar.get_ylim()
+    boxes = [label.get_window_extent() for place, label in zip(bar.get_yticks(), bar.get_yticklabels())
+             if low <= place <= high]
+    assert 5 <= len(boxes) <= 21
+    assert all(below.y1 <= above.y0 for below, above in zip(boxes, boxes[1:]))
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1
 
 
 @pytest.mark.parametrize('kind', ['uint8', 'uint16', 'int64', 'float32', 'float64'])
