@@ -3,6 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tf_keras import backend as K
+from tf_keras.layers import BatchNormalization, Conv2D, Conv2DTranspose, Dense, Flatten, Input, Lambda, Reshape
+from tf_keras.losses import binary_crossentropy
+from tf_keras.models import Model
 
 import variational_autoencoder as script
 from conftest import build
@@ -87,10 +90,91 @@ def test_output_fits_any_image(height, width, channels):
         assert cropped == bool(height % 4 or width % 4)
 
 
-def test_too_few_decoder_filters():
-    encoder, conv_shape = script.create_encoder((28, 28, 1), [8, 16], 3)
+def test_too_few_decoder_filters(monkeypatch):
+    monkeypatch.setitem(script.architectures['original'], 'decoder_filters', [16])
+    encoder, conv_shape = script.create_encoder()
     with pytest.raises(script.UserError, match='14 by 14 pixels, short of 28 by 28'):
-        script.create_decoder(conv_shape, (28, 28, 1), [16], 3)
+        script.create_decoder(conv_shape)
+
+
+@pytest.mark.parametrize('architecture', ['dcgan', 'dcgan-as-published'])
+def test_dcgan_like_networks_take_a_step(mnist, architecture):
+    images = script.preprocess(mnist['x_train'][:4])
+    with tf.Graph().as_default():
+        _, _, vae, mu, sigma = build(architecture, (28, 28, 1))
+        script.compile_vae(vae, *script.create_loss(mu, sigma))
+        before = vae.get_layer('encoder').get_layer('latent_mu').get_weights()[0]
+        losses = vae.train_on_batch(images, images)
+        after = vae.get_layer('encoder').get_layer('latent_mu').get_weights()[0]
+    assert np.all(np.isfinite(losses)) and np.any(before != after)
+
+
+def the_posts_layers():
+    """The post's network, written out as the post writes it, but for the VAE's own input."""
+    i = Input(shape=(28, 28, 1), name='encoder_input')
+    cx = Conv2D(filters=8, kernel_size=3, strides=2, padding='same', activation='relu')(i)
+    cx = BatchNormalization()(cx)
+    cx = Conv2D(filters=16, kernel_size=3, strides=2, padding='same', activation='relu')(cx)
+    cx = BatchNormalization()(cx)
+    x = Flatten()(cx)
+    x = Dense(20, activation='relu')(x)
+    x = BatchNormalization()(x)
+    mu = Dense(2, name='latent_mu')(x)
+    sigma = Dense(2, name='latent_sigma')(x)
+    conv_shape = K.int_shape(cx)
+    z = Lambda(script.sample_z, output_shape=(2, ), name='z')([mu, sigma])
+    encoder = Model(i, [mu, sigma, z], name='encoder')
+    d_i = Input(shape=(2, ), name='decoder_input')
+    x = Dense(conv_shape[1] * conv_shape[2] * conv_shape[3], activation='relu')(d_i)
+    x = BatchNormalization()(x)
+    x = Reshape((conv_shape[1], conv_shape[2], conv_shape[3]))(x)
+    cx = Conv2DTranspose(filters=16, kernel_size=3, strides=2, padding='same', activation='relu')(x)
+    cx = BatchNormalization()(cx)
+    cx = Conv2DTranspose(filters=8, kernel_size=3, strides=2, padding='same', activation='relu')(cx)
+    cx = BatchNormalization()(cx)
+    o = Conv2DTranspose(filters=1, kernel_size=3, activation='sigmoid', padding='same', name='decoder_output')(cx)
+    decoder = Model(d_i, o, name='decoder')
+    return (encoder, decoder, *script.create_vae(encoder, decoder))
+
+
+def the_posts_loss(mu, sigma):
+    def kl_reconstruction_loss(true, pred):
+        reconstruction_loss = binary_crossentropy(K.flatten(true), K.flatten(pred)) * 28 * 28
+        kl_loss = 1 + sigma - K.square(mu) - K.exp(sigma)
+        kl_loss = K.sum(kl_loss, axis=-1)
+        kl_loss *= -0.5
+        return K.mean(reconstruction_loss + kl_loss)
+    return kl_reconstruction_loss
+
+
+def loss_and_gradients(vae, loss, weights, images):
+    vae.set_weights(weights)
+    value = loss(vae.input, vae.output)
+    gradients = K.gradients(value, vae.trainable_weights)
+    return K.function([vae.input, K.learning_phase()], [value, *gradients])([images, 1])
+
+
+def test_the_posts_own_layers_loss_and_gradients(mnist):
+    """Ours beside the post's: same configuration; for the same weights the same loss and gradients."""
+    images = script.preprocess(mnist['x_train'][:32])
+    with tf.Graph().as_default():
+        encoder, decoder, vae, mu, sigma = the_posts_layers()
+        configurations = encoder.get_config(), decoder.get_config()
+        # So small a variance that z is as good as mu, whatever eps is drawn
+        kernel, bias = encoder.get_layer('latent_sigma').get_weights()
+        encoder.get_layer('latent_sigma').set_weights([0 * kernel, bias - 40])
+        # No pixel so near to black or white that the post's clipping would change its logarithm
+        kernel, bias = decoder.get_layer('decoder_output').get_weights()
+        decoder.get_layer('decoder_output').set_weights([0.1 * kernel, bias])
+        weights = vae.get_weights()
+        theirs = loss_and_gradients(vae, the_posts_loss(mu, sigma), weights, images)
+    with tf.Graph().as_default():
+        encoder, decoder, vae, mu, sigma = build('original', (28, 28, 1))
+        assert (encoder.get_config(), decoder.get_config()) == configurations
+        kl_reconstruction_loss, _ = script.create_loss(mu, sigma)
+        ours = loss_and_gradients(vae, kl_reconstruction_loss, weights, images)
+    for post, here in zip(theirs, ours):
+        np.testing.assert_allclose(here, post, rtol=1e-3, atol=1e-3)
 
 
 def test_graph_mode():
@@ -113,7 +197,7 @@ def test_gradients_reach_mu_and_sigma(original, mnist):
     encoder, _, vae, mu, sigma = original
     loss, _ = script.create_loss(mu, sigma)
     gradients = K.gradients(K.sum(vae.output), [mu, sigma])
-    for gradient in K.function([vae.input], gradients)([script.scale(mnist['x_train'][:16], 'x')]):
+    for gradient in K.function([vae.input], gradients)([script.preprocess(mnist['x_train'][:16])]):
         assert gradient.shape == (16, 2)
         assert np.all(gradient != 0)
 
@@ -121,7 +205,7 @@ def test_gradients_reach_mu_and_sigma(original, mnist):
 @pytest.mark.parametrize('start', [0, 1000, 5000])
 def test_loss_equals_numpy(mnist, start):
     random = np.random.default_rng(start)
-    true = script.scale(mnist['x_train'][start:start + 64], 'x')
+    true = script.preprocess(mnist['x_train'][start:start + 64])
     pred = random.uniform(0.001, 0.999, true.shape).astype('float32')
     mu, sigma = random.normal(size=(2, 64, 2)).astype('float32')
     loss, parts = script.create_loss(K.constant(mu), K.constant(sigma))
@@ -140,7 +224,7 @@ def test_loss_of_the_network_equals_numpy(original, mnist):
     _, decoder, vae, mu, sigma = original
     loss, parts = script.create_loss(mu, sigma)
     tensors = [mu, sigma, vae.output, loss(vae.input, vae.output), *(part(vae.input, vae.output) for part in parts)]
-    images = script.scale(mnist['x_test'][:128], 'x')
+    images = script.preprocess(mnist['x_test'][:128])
     m, s, p, loss, reconstruction, kl = (
         array.astype('float64') for array in map(np.asarray, K.function([vae.input], tensors)([images])))
     t = images.astype('float64')
@@ -158,7 +242,7 @@ def test_loss_counts_every_channel():
 
 
 def test_loss_at_its_limits(mnist):
-    true = script.scale(mnist['x_train'][:8], 'x')
+    true = script.preprocess(mnist['x_train'][:8])
     zeros = K.constant(np.zeros((8, 2)))
     loss, (_, kl_loss) = script.create_loss(zeros, zeros)
     for pred in (0, 1):
@@ -171,7 +255,7 @@ def test_encoder_runs_once_in_a_step(mnist):
     loss, _ = script.create_loss(mu, sigma)
     vae.compile(optimizer='adam', loss=loss)
     normalisations = [layer for layer in encoder.layers if type(layer).__name__ == 'BatchNormalization']
-    images = script.scale(mnist['x_train'][:128], 'x')
+    images = script.preprocess(mnist['x_train'][:128])
     inputs = K.function([encoder.input, K.learning_phase()], [layer.input for layer in normalisations])([images, 1])
     vae.train_on_batch(images, images)
     for layer, batch in zip(normalisations, inputs):

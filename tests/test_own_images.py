@@ -22,7 +22,8 @@ def train(tmp_path, stack, **more):
 
 
 def check_grid(encoder, decoder, height, width, colour):
-    axes, = script.viz_decoded(encoder, decoder, None).axes
+    script.viz_decoded(encoder, decoder, None)
+    axes, = script.plt.gcf().axes
     image = np.asarray(axes.images[0].get_array())
     assert image.shape == (15 * height, 15 * width) + (3,) * colour
     for r, c in [(0, 0), (0, 14), (14, 0), (3, 11), (7, 7)]:
@@ -48,8 +49,8 @@ def test_sizes_and_colours(mnist, tmp_path, height, width, channels):
 
 def test_without_labels(mnist, tmp_path):
     encoder, _, _ = train(tmp_path, images(mnist, 28, 28))
-    figure = script.viz_latent_space(encoder, (script.scale(images(mnist, 28, 28), 'x'), None))[0]
-    axes, = figure.axes  # no colour bar
+    script.viz_latent_space(encoder, (script.preprocess(images(mnist, 28, 28)), None))
+    axes, = plt.gcf().axes  # no colour bar
     assert len(axes.collections[0].get_facecolor()) == 1
 
 
@@ -65,7 +66,8 @@ class OnePlace:
     (np.array([True, False, True, True]), ['False', 'True'])])
 def test_other_labels(labels, shown):
     labels = labels.reshape(-1)
-    figure, = script.viz_latent_space(OnePlace(), (labels, labels))
+    script.viz_latent_space(OnePlace(), (labels, labels))
+    figure = plt.gcf()
     figure.canvas.draw()
     assert [label.get_text() for label in figure.axes[1].get_yticklabels()] == shown
     assert len(set(figure.axes[0].collections[0].get_array())) == len(shown)
@@ -73,7 +75,8 @@ def test_other_labels(labels, shown):
 
 @pytest.mark.parametrize('labels', [np.arange(500), np.random.default_rng(1).normal(size=500)])
 def test_many_labels_do_not_overlap(labels):
-    figure, = script.viz_latent_space(OnePlace(), (labels, labels))
+    script.viz_latent_space(OnePlace(), (labels, labels))
+    figure = plt.gcf()
     figure.canvas.draw()
     bar = figure.axes[1]
     low, high = bar.get_ylim()
@@ -84,15 +87,37 @@ def test_many_labels_do_not_overlap(labels):
     assert max(box.x1 for box in boxes) <= figure.bbox.x1
 
 
+@pytest.mark.parametrize('label', ['Smileys-Emotion', 'a label of no fewer than forty-five characters', '$5 or $a_b$'])
+def test_no_label_is_cut_off(label):
+    labels = np.array([label, 'x'])
+    script.viz_latent_space(OnePlace(), (labels, labels))
+    figure = plt.gcf()
+    figure.canvas.draw()
+    assert label in [text.get_text() for text in figure.axes[1].get_yticklabels()]
+    for axes in figure.axes:
+        box = axes.get_tightbbox()
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+    assert figure.axes[0].bbox.width > 250
+
+
+def test_images_that_are_not_square_reach_the_network_as_they_are(mnist):
+    """The post re-reads them row by row at the wrong width."""
+    stack = images(mnist, 20, 36)
+    scaled = script.preprocess(stack)
+    np.testing.assert_array_equal(scaled[..., 0], stack / np.float32(255))
+    encoder, conv_shape = script.create_encoder(scaled.shape[1:])
+    assert encoder.input_shape == (None, 20, 36, 1) and conv_shape == (None, 5, 9, 16)
+
+
 @pytest.mark.parametrize('kind', ['uint8', 'uint16', 'int64', 'float32', 'float64'])
 def test_kinds_of_numbers(mnist, kind):
     expected = mnist['x_train'][:50].astype('float32')[..., np.newaxis] / 255
     stack = mnist['x_train'][:50] / (1 if 'int' in kind else 255)
-    scaled = script.scale(stack.astype(kind), 'x')
+    scaled = script.preprocess(stack.astype(kind))
     assert scaled.dtype == 'float32' and scaled.shape == (50, 28, 28, 1)
     np.testing.assert_allclose(scaled, expected, rtol=1e-6)
-    np.testing.assert_array_equal(script.scale(stack.astype(kind)[..., np.newaxis], 'x'), scaled)
+    np.testing.assert_array_equal(script.preprocess(stack.astype(kind)[..., np.newaxis]), scaled)
 
 
 def test_black_and_white():
-    np.testing.assert_array_equal(script.scale(np.array([[[True, False]]]), 'x'), [[[[1], [0]]]])
+    np.testing.assert_array_equal(script.preprocess(np.array([[[True, False]]])), [[[[1], [0]]]])
