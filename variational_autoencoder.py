@@ -363,13 +363,15 @@ def crop(cx, img_height, img_width):
     Raises UserError where cx is smaller than that.
     """
     _, height, width, _ = K.int_shape(cx)
-    above, left = (height - img_height) // 2, (width - img_width) // 2
-    below, right = height - img_height - above, width - img_width - left
-    if min(above, left) < 0:
+    if height < img_height or width < img_width:
         raise UserError(f'the decoder ends at {height} by {width} pixels, short of {img_height} by {img_width}; '
                         'give it as many filters as the encoder has')
-    if max(below, right) == 0:
+    if height == img_height and width == img_width:
         return cx
+    above = (height - img_height) // 2
+    below = height - img_height - above
+    left = (width - img_width) // 2
+    right = width - img_width - left
     return Cropping2D([(above, below), (left, right)])(cx)
 
 
@@ -398,8 +400,12 @@ def draw_colorbar(target_data):
 
 # %% Not in the post: more figures
 def viz_zoom(encoder, data):
-    """Draw viz_latent_space within the square of viz_decoded, if images lie outside of it; return whether it did."""
-    mu, _, _ = encoder.predict(data[0])
+    """Draw viz_latent_space once more within the square of viz_decoded, if images lie outside of it.
+
+    The post shows its DCGAN-like latent space like that. Returns whether there was anything to draw.
+    """
+    input_data, target_data = data
+    mu, _, _ = encoder.predict(input_data)
     outside = np.any(np.abs(mu) > 4, axis=1).sum()
     if outside == 0:
         return False
@@ -772,6 +778,7 @@ def main(arguments=()):
     rows = []
     if settings.epochs:
         rows = train_and_save(vae, input_train, settings, training)
+    # The post judges by its figures alone; the test loss makes runs comparable.
     loss, reconstruction_loss, kl_loss = vae.evaluate(
         input_test, input_test, batch_size=settings.batch_size, verbose=0)
     print(f'Test loss: {loss:.2f} (reconstruction {reconstruction_loss:.2f}, KL {kl_loss:.2f})')

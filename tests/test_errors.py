@@ -217,12 +217,8 @@ def test_damaged_copy_of_mnist(monkeypatch, tmp_path):
 
 
 def test_on_the_command_line(tmp_path):
-    (tmp_path / 'two  spaces.npz').write_bytes(npz(x_train=changed(FLOATS, 255)))
+    (tmp_path / 'two  spaces.npz').write_bytes(plain_npy())
     status, out, err = finish(command('--data', 'two  spaces.npz', '--output-dir', 'out', cwd=tmp_path))
     assert (status, out) == (2, '')
-    assert err.startswith('error: ') and 'x_train' in err and '255.0' in err
-    assert len(err.splitlines()) == 1
-    assert os.listdir(tmp_path) == ['two  spaces.npz']
-    status, out, err = finish(command('--weights', 'two  spaces.npz', cwd=tmp_path))
-    assert (status, out) == (2, '')
     assert err.startswith('error: two  spaces.npz ') and len(err.splitlines()) == 1
+    assert os.listdir(tmp_path) == ['two  spaces.npz']

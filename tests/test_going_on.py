@@ -93,11 +93,13 @@ def test_rows_after_the_weights_are_dropped(data, copy, three_and_three):
     assert rows(copy) == rows(three_and_three)[:4]
 
 
-@pytest.mark.parametrize('content', [b'', b'no table', b'epoch,loss\nfirst,1\n', b'epoch\n2\n', bytes(range(256))])
-def test_another_history_csv(data, copy, content):
-    (copy / 'history.csv').write_bytes(content)
-    train(data, copy, 1, '--weights', copy / 'vae_weights.h5')
-    assert epochs(copy) == [3]
+@pytest.mark.parametrize('content', [b'', b'no table', b'epoch,loss\nfirst,1\n', b'epoch\n2\n', b'epoch,loss\n2,\n',
+                                     b'epoch,loss\n2,100.0\n', bytes(range(256))])
+def test_another_history_csv_is_not_gone_on_with(three, tmp_path, content):
+    training = script.read_training(three / 'vae_weights.h5', 'original', (28, 28, 1))
+    assert len(script.read_history(three / 'history.csv', training)) == 3
+    (tmp_path / 'history.csv').write_bytes(content)
+    assert script.read_history(tmp_path / 'history.csv', training) == []
 
 
 def test_no_epochs_leave_all_as_it_is(data, copy):

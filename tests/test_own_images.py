@@ -121,3 +121,11 @@ def test_kinds_of_numbers(mnist, kind):
 
 def test_black_and_white():
     np.testing.assert_array_equal(script.preprocess(np.array([[[True, False]]])), [[[[1], [0]]]])
+
+
+def test_labels_in_a_column(mnist, tmp_path):
+    """As in CIFAR; what else an .npz file holds does not matter."""
+    np.savez(tmp_path / 'images.npz', x_train=mnist['x_train'][:20], x_test=mnist['x_test'][:20],
+             y_test=mnist['y_test'][:20, np.newaxis], names=np.array(['a', None], dtype=object))
+    _, (_, target_test) = script.load_images(tmp_path / 'images.npz')
+    np.testing.assert_array_equal(target_test, mnist['y_test'][:20])
