@@ -29,7 +29,7 @@ from tf_keras.datasets import mnist
 from tf_keras.layers import BatchNormalization, Conv2D, Conv2DTranspose, Dense, Flatten, Input, Lambda, Reshape
 from tf_keras.models import Model
 
-tf.get_logger().setLevel('ERROR')  # Keras 2 is deprecated in many places, which a reader cannot help either
+tf.get_logger().setLevel('ERROR')  # Keras 2 calls what TensorFlow has deprecated; a reader cannot help that either
 # The loss reads mu and sigma, which are not its arguments; TensorFlow allows that in graph mode only. The
 # post suggests run_functions_eagerly, which no longer helps; this line is from a comment below the post.
 tf.compat.v1.disable_eager_execution()
@@ -633,8 +633,8 @@ class SaveTraining(Callback):
 def train_and_save(vae, input_train, settings, training):
     """Call train, and keep on the disk what it learns, however it ends. Return the rows of the history."""
     if settings.weights and not training['optimizer']:
-        print(f'note: {settings.weights} holds weights alone; the optimizer starts anew, and so does the count of epochs',
-              file=sys.stderr)
+        print(f'note: {settings.weights} holds weights alone; the optimizer starts anew, and so does the count '
+              'of epochs', file=sys.stderr)
     saving = SaveTraining(vae, settings.output_dir, training, settings.weights)
     # A progress bar that is drawn over and over is for eyes, not for log files.
     watched = sys.stdout.isatty() or hasattr(builtins, '__IPYTHON__')
