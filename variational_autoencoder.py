@@ -795,6 +795,7 @@ def main(arguments=()):
     if rows:
         viz_loss(rows)
         save_figure(settings.output_dir / 'loss.png')
+    print(f'The figures are in {settings.output_dir}')
     show_figures()
     return encoder, decoder, vae
 

@@ -58,6 +58,7 @@ def test_run(first):
     loss, reconstruction, kl = map(float, re.search(
         r'Test loss: (.*) \(reconstruction (.*), KL (.*)\)', out).groups())
     assert loss == pytest.approx(reconstruction + kl, abs=0.02)
+    assert out.splitlines()[-1].endswith(str(folder))
 
 
 def test_files(first):
