@@ -79,7 +79,6 @@ def preprocess(images, name='the images'):
     # The post swaps width and height here, which scrambles images that are not square.
     img_height, img_width = images.shape[1:3]
     num_channels = images.shape[3] if images.ndim == 4 else 1
-    # Reshape data
     images = images.reshape(len(images), img_height, img_width, num_channels)
     # The post divides all pixels by 255; floating point images lie in [0, 1] already.
     largest = 255 if images.dtype.kind in 'ui' else 1
@@ -122,7 +121,7 @@ def create_encoder(input_shape=(28, 28, 1), architecture='original'):
     mu = Dense(latent_dim, name='latent_mu')(x)
     sigma = Dense(latent_dim, name='latent_sigma')(x)
 
-    # Get Conv2D shape for Conv2DTranspose operation in decoder
+    # The decoder starts from the shape that the last convolution ends in.
     conv_shape = K.int_shape(cx)
 
     z = Lambda(sample_z, output_shape=(latent_dim,), name='z')([mu, sigma])
@@ -184,10 +183,7 @@ def create_loss(mu, sigma):
         return K.sum(K.binary_crossentropy(true, pred), axis=[1, 2, 3])
 
     def kl_loss(true, pred):
-        kl_loss = 1 + sigma - K.square(mu) - K.exp(sigma)
-        kl_loss = K.sum(kl_loss, axis=-1)
-        kl_loss *= -0.5
-        return kl_loss
+        return -0.5 * K.sum(1 + sigma - K.square(mu) - K.exp(sigma), axis=-1)
 
     def kl_reconstruction_loss(true, pred):
         # The post calls this 50% of each; its code, as this, adds the two.
