@@ -29,7 +29,8 @@ from tf_keras.datasets import mnist
 from tf_keras.layers import BatchNormalization, Conv2D, Conv2DTranspose, Dense, Flatten, Input, Lambda, Reshape
 from tf_keras.models import Model
 
-tf.get_logger().setLevel('ERROR')  # Keras 2 calls what TensorFlow has deprecated; a reader cannot help that either
+# Keras 2 calls what TensorFlow has deprecated, and a Ctrl-C leaves tensors unused; a reader cannot help that either.
+tf.get_logger().setLevel('CRITICAL')
 # The loss reads mu and sigma, which are not its arguments; TensorFlow allows that in graph mode only. The
 # post suggests run_functions_eagerly, which no longer helps; this line is from a comment below the post.
 tf.compat.v1.disable_eager_execution()
@@ -546,7 +547,7 @@ class SaveTraining(Callback):
         self.weights = output_dir / 'vae_weights.h5'
         self.history = output_dir / 'history.csv'
         self.rows = read_history(self.history, training)
-        self.steps = steps_behind(training)
+        self.steps = None  # until training begins
         goes_on_here = source is not None and source.resolve() == self.weights.resolve()
         self.may_replace = goes_on_here or not self.weights.exists()
 
@@ -554,6 +555,8 @@ class SaveTraining(Callback):
         # Only now do the optimizer's variables exist.
         if self.training['optimizer']:
             self.vae.optimizer.set_weights(self.training['optimizer'])
+        # This has Keras initialize whatever is not; a Ctrl-C before that leaves nothing to draw with.
+        self.steps = K.get_value(self.vae.optimizer.iterations)
 
     def on_train_batch_end(self, batch, logs=None):
         self.check(logs)
@@ -617,7 +620,7 @@ class SaveTraining(Callback):
 
     def save_broken_epoch(self):
         """Save what has been learnt since the last save, but not over an earlier run's training."""
-        if K.get_value(self.vae.optimizer.iterations) <= self.steps:
+        if self.steps is None or K.get_value(self.vae.optimizer.iterations) <= self.steps:
             return
         if not self.may_replace:
             print(f'\nLess than an epoch is not saved over the training in {self.weights}.')
@@ -641,6 +644,8 @@ def train_and_save(vae, input_train, settings, training):
         train(vae, input_train, epochs=training['epochs'] + settings.epochs, batch_size=settings.batch_size,
               initial_epoch=training['epochs'], verbose=verbose, callbacks=[saving])
     except KeyboardInterrupt:
+        if saving.steps is None:
+            raise
         saving.save_broken_epoch()
         print(f'\nInterrupted with {training["epochs"]} whole epochs in; on to the test loss and the figures. '
               'A second Ctrl-C ends it at once.', flush=True)

@@ -1,5 +1,6 @@
 """Whatever ends a run, what was learnt is on the disk. Real signals to a real process."""
 import csv
+import gc
 import re
 import resource
 import signal
@@ -8,6 +9,7 @@ import time
 import h5py
 import numpy as np
 import pytest
+from tf_keras.src import backend
 
 from conftest import command, finish, script_module, train
 
@@ -105,6 +107,20 @@ def test_interrupt_before_the_first_step_keeps_what_it_went_on_from(data, tmp_pa
     assert steps(tmp_path) >= 20 and whole_epochs(tmp_path) == 1
     if steps(tmp_path) == 20:
         assert (tmp_path / 'vae_weights.h5').read_bytes() == before
+
+
+@pytest.mark.parametrize('place', ['is_variable_initialized', 'variables_initializer'])
+def test_interrupt_while_keras_sets_up_its_variables(digits, tmp_path, monkeypatch, caplog, place):
+    """Keras then takes for initialized what is not, and TensorFlow logs each tensor that was not used."""
+    def interrupted(*arguments):
+        unused = original(*arguments)
+        raise KeyboardInterrupt
+    original = getattr(backend.tf.compat.v1, place)
+    monkeypatch.setattr(backend.tf.compat.v1, place, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(digits, tmp_path, 1)
+    gc.collect()
+    assert caplog.text == '' and not any(tmp_path.iterdir())
 
 
 def test_interrupt_while_saving(data, tmp_path):
