@@ -29,8 +29,8 @@ from tf_keras.datasets import mnist
 from tf_keras.layers import BatchNormalization, Conv2D, Conv2DTranspose, Dense, Flatten, Input, Lambda, Reshape
 from tf_keras.models import Model
 
-# Keras 2 calls what TensorFlow has deprecated, and a Ctrl-C leaves tensors unused; a reader cannot help that either.
-tf.get_logger().setLevel('CRITICAL')
+# Keras 2 calls what TensorFlow has deprecated, which a reader cannot help either.
+tf.get_logger().setLevel('ERROR')
 # The loss reads mu and sigma, which are not its arguments; TensorFlow allows that in graph mode only. The
 # post suggests run_functions_eagerly, which no longer helps; this line is from a comment below the post.
 tf.compat.v1.disable_eager_execution()
@@ -264,8 +264,11 @@ def viz_decoded(encoder, decoder, data):
 import argparse
 import builtins
 import csv
+import signal
 import sys
 import tempfile
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py  # TensorFlow brings it along, for Keras's weights
@@ -547,7 +550,8 @@ class SaveTraining(Callback):
         self.weights = output_dir / 'vae_weights.h5'
         self.history = output_dir / 'history.csv'
         self.rows = read_history(self.history, training)
-        self.steps = None  # until training begins
+        self.steps = steps_behind(training)
+        self.interrupted = False
         goes_on_here = source is not None and source.resolve() == self.weights.resolve()
         self.may_replace = goes_on_here or not self.weights.exists()
 
@@ -555,11 +559,13 @@ class SaveTraining(Callback):
         # Only now do the optimizer's variables exist.
         if self.training['optimizer']:
             self.vae.optimizer.set_weights(self.training['optimizer'])
-        # This has Keras initialize whatever is not; a Ctrl-C before that leaves nothing to draw with.
-        self.steps = K.get_value(self.vae.optimizer.iterations)
 
     def on_train_batch_end(self, batch, logs=None):
         self.check(logs)
+        self.stop_if_interrupted()
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.stop_if_interrupted()
 
     def on_epoch_end(self, epoch, logs=None):
         self.check(logs)
@@ -569,6 +575,15 @@ class SaveTraining(Callback):
         self.training['epochs'] = epoch + 1
         self.training['loss'] = float(logs['loss'])
         self.save()
+
+    def interrupt(self, number, frame):
+        """Handle Ctrl-C: leave it to the end of the batch."""
+        self.interrupted = True
+
+    def stop_if_interrupted(self):
+        """Raise KeyboardInterrupt if there was a Ctrl-C."""
+        if self.interrupted:
+            raise KeyboardInterrupt
 
     def check(self, logs):
         """Raise TrainingError unless every loss is finite."""
@@ -620,13 +635,31 @@ class SaveTraining(Callback):
 
     def save_broken_epoch(self):
         """Save what has been learnt since the last save, but not over an earlier run's training."""
-        if self.steps is None or K.get_value(self.vae.optimizer.iterations) <= self.steps:
+        if K.get_value(self.vae.optimizer.iterations) <= self.steps:
             return
         if not self.may_replace:
             print(f'\nLess than an epoch is not saved over the training in {self.weights}.')
             return
         self.check_weights()
         self.save()
+
+
+@contextmanager
+def ctrl_c(handler):
+    """Give Ctrl-C to this handler for a while, unless it is ignored, or not for this thread to give.
+
+    Python's own handler raises KeyboardInterrupt wherever the program is; amid TensorFlow's code that may get
+    lost, or come out as another error.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before in (None, signal.SIG_IGN) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def train_and_save(vae, input_train, settings, training):
@@ -640,18 +673,18 @@ def train_and_save(vae, input_train, settings, training):
     verbose = verbosity
     if verbosity == 1 and not watched:
         verbose = 2
-    try:
-        train(vae, input_train, epochs=training['epochs'] + settings.epochs, batch_size=settings.batch_size,
-              initial_epoch=training['epochs'], verbose=verbose, callbacks=[saving])
-    except KeyboardInterrupt:
-        if saving.steps is None:
+    with ctrl_c(saving.interrupt):
+        try:
+            train(vae, input_train, epochs=training['epochs'] + settings.epochs, batch_size=settings.batch_size,
+                  initial_epoch=training['epochs'], verbose=verbose, callbacks=[saving])
+        except KeyboardInterrupt:
+            saving.save_broken_epoch()
+        except BrokenPipeError:
+            saving.save_broken_epoch()
             raise
-        saving.save_broken_epoch()
+    if saving.interrupted:
         print(f'\nInterrupted with {training["epochs"]} whole epochs in; on to the test loss and the figures. '
               'A second Ctrl-C ends it at once.', flush=True)
-    except BrokenPipeError:
-        saving.save_broken_epoch()
-        raise
     return saving.rows
 
 
@@ -720,7 +753,8 @@ def start():
     if hasattr(builtins, '__IPYTHON__'):  # a notebook shows errors itself
         return main(command_line())
     try:
-        result = main(command_line())
+        with ctrl_c(signal.SIG_DFL):  # ends the program at once
+            result = main(command_line())
         sys.stdout.flush()
         return result
     except UserError as error:
@@ -729,8 +763,6 @@ def start():
     except TrainingError as error:
         complain(error)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:  # whoever read the output has gone, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -81,7 +81,7 @@ def command(*arguments, **settings):
     environment.update(settings.pop('env', {}))
     settings = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True, **settings}
     if os.name == 'posix':
-        settings['preexec_fn'] = own_signals
+        settings.setdefault('preexec_fn', own_signals)
     process = subprocess.Popen([sys.executable, str(script), *map(str, arguments)], env=environment, **settings)
     processes.append(process)
     limit = threading.Timer(180, process.kill)

@@ -1,6 +1,5 @@
 """Whatever ends a run, what was learnt is on the disk. Real signals to a real process."""
 import csv
-import gc
 import re
 import resource
 import signal
@@ -94,33 +93,48 @@ def go_on(data, folder):
 
 
 def test_interrupt_before_the_first_step_keeps_what_it_went_on_from(data, tmp_path):
-    """The optimizer has no state of its own yet: saving it then would lose the one on the disk."""
     train(data, tmp_path, 1)
-    before = (tmp_path / 'vae_weights.h5').read_bytes()
     process = command('--data', data, '--epochs', 1000, '--output-dir', tmp_path, '--weights', tmp_path / 'vae_weights.h5')
     for line in process.stdout:
         if line.startswith('Train on'):
             break
     process.send_signal(signal.SIGINT)
-    status, out, err = finish(process)
-    assert err == '' and status in (0, 130)
-    assert steps(tmp_path) >= 20 and whole_epochs(tmp_path) == 1
-    if steps(tmp_path) == 20:
-        assert (tmp_path / 'vae_weights.h5').read_bytes() == before
+    status, _, err = finish(process)
+    assert (status, err) == (0, '')
+    assert steps(tmp_path) >= 21 and whole_epochs(tmp_path) == 1
+
+
+@pytest.fixture
+def ctrl_c_is_heard():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize('place', ['is_variable_initialized', 'variables_initializer'])
-def test_interrupt_while_keras_sets_up_its_variables(digits, tmp_path, monkeypatch, caplog, place):
-    """Keras then takes for initialized what is not, and TensorFlow logs each tensor that was not used."""
+def test_interrupt_while_keras_sets_up_its_variables(digits, tmp_path, monkeypatch, ctrl_c_is_heard, place):
+    """A KeyboardInterrupt there had Keras take for initialized what was not."""
     def interrupted(*arguments):
-        unused = original(*arguments)
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+        return original(*arguments)
     original = getattr(backend.tf.compat.v1, place)
     monkeypatch.setattr(backend.tf.compat.v1, place, interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train(digits, tmp_path, 1)
-    gc.collect()
-    assert caplog.text == '' and not any(tmp_path.iterdir())
+    train(digits, tmp_path, 1)
+    assert steps(tmp_path) == 1 and whole_epochs(tmp_path) == 0
+
+
+def test_interrupt_while_validating(data, tmp_path, monkeypatch, capsys, ctrl_c_is_heard):
+    """The epoch's steps are kept, but it does not count as a whole one."""
+    def interrupted(self, *arguments):
+        if len(self.rows) == 1:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *arguments)
+    original = script_module.SaveTraining.on_test_batch_end
+    monkeypatch.setattr(script_module.SaveTraining, 'on_test_batch_end', interrupted)
+    train(data, tmp_path, 3)
+    assert 'Interrupted with 1 whole epochs in' in capsys.readouterr().out
+    assert steps(tmp_path) == 2 * 20 and whole_epochs(tmp_path) == 1
 
 
 def test_interrupt_while_saving(data, tmp_path):
@@ -143,9 +157,21 @@ def test_second_interrupt(data, tmp_path):
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     status, _, err = finish(process)
-    assert (status, err) == (130, '')
+    assert (status, err) == (-signal.SIGINT, '')
     assert time.monotonic() - began < 10
     assert whole_epochs(tmp_path) >= 1
+
+
+def ignore_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def test_ignored_interrupt(data, tmp_path):
+    """As in the background of a shell script."""
+    process = command('--data', data, '--epochs', 1000, '--output-dir', tmp_path, preexec_fn=ignore_interrupts)
+    wait_for(process, 1)
+    process.send_signal(signal.SIGINT)
+    wait_for(process, 2)
 
 
 @pytest.mark.parametrize('seconds', [0.01, 0.3])
