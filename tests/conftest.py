@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -10,33 +11,28 @@ os.environ.setdefault('MPLBACKEND', 'Agg')
 os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
 os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
 
+import h5py
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 script = Path(__file__).resolve().parent.parent / 'variational_autoencoder.py'
-sys.path.insert(0, str(script.parent))
-import variational_autoencoder as script_module
-
 processes = []
 
 
 def pytest_configure(config):
     config.addinivalue_line('filterwarnings', 'ignore:.Model.state_updates')  # as in the script
+    config.addinivalue_line('filterwarnings', 'ignore:.*non-interactive')
 
 
 @pytest.fixture(autouse=True)
-def no_process_is_left():
+def nothing_is_left():
     yield
     for process in processes:
         process.kill()
         process.wait()
     processes.clear()
-
-
-@pytest.fixture(autouse=True)
-def no_figure_is_left():
-    yield
-    script_module.plt.close('all')
+    plt.close('all')
 
 
 @pytest.fixture(scope='session')
@@ -54,25 +50,54 @@ def digits(mnist, tmp_path_factory):
     return path
 
 
-def build(architecture, input_shape):
-    """The encoder, decoder and VAE of an architecture, with the VAE's mu and sigma."""
-    encoder, conv_shape = script_module.create_encoder(input_shape, architecture)
-    decoder = script_module.create_decoder(conv_shape, input_shape, architecture)
-    return encoder, decoder, *script_module.create_vae(encoder, decoder)
+def page(*arguments, changes=()):
+    """Run the page in this process, with pairs of texts replaced in it; return the names that it leaves.
 
-
-def train(data, folder, epochs, *more):
-    """main() without the figures that need the networks, for tests that do not look at them."""
+    The models of an earlier run are lost to it, as in a notebook.
+    """
+    text = script.read_text()
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    names = {'__name__': '__main__', '__file__': str(script)}
+    with tempfile.NamedTemporaryFile('w', suffix='.py', delete=False) as source:  # TensorFlow reads its functions
+        source.write(text)
+    pipe = signal.getsignal(signal.SIGPIPE)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ('viz_latent_space', 'viz_zoom', 'viz_decoded'):
-            patch.setattr(script_module, name, lambda *arguments: None)
-        return script_module.main(['--data', str(data), '--epochs', str(epochs), '--output-dir', str(folder),
-                                   *map(str, more)])
+        patch.setattr(sys, 'argv', [str(script), *map(str, arguments)])
+        try:
+            exec(compile(text, source.name, 'exec'), names)
+        finally:
+            signal.signal(signal.SIGPIPE, pipe)
+            os.unlink(source.name)
+    return names
+
+
+def train(data, folder, epochs, *more, changes=()):
+    """Run the page without its figures."""
+    head, tail = script.read_text().split('# %% [markdown]\n# ## Visualizing inputs', 1)
+    return page('--data', data, '--epochs', epochs, '--output-dir', folder, *more,
+                changes=[('# ## Visualizing inputs' + tail, '\n'), *changes])
+
+
+def refused(capsys, *arguments, status=2, **settings):
+    """What the page complains of, in one line, when it ends with this status."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        page(*arguments, **settings)
+    if isinstance(end.value.code, str):  # Python prints it as the program ends
+        assert status == 1
+        return end.value.code
+    assert end.value.code == status
+    *usage, line = capsys.readouterr().err.splitlines()
+    assert [part.startswith('usage: ') for part in usage] == [True]
+    assert line.startswith('variational_autoencoder.py: error: ')
+    return line
 
 
 def own_signals():
     """Let a child hear Ctrl-C, whatever the shell that started the tests had it ignore."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def command(*arguments, **settings):
@@ -80,9 +105,8 @@ def command(*arguments, **settings):
     environment = {name: value for name, value in os.environ.items() if name != 'MPLBACKEND'}
     environment.update(settings.pop('env', {}))
     settings = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True, **settings}
-    if os.name == 'posix':
-        settings.setdefault('preexec_fn', own_signals)
-    process = subprocess.Popen([sys.executable, str(script), *map(str, arguments)], env=environment, **settings)
+    process = subprocess.Popen([sys.executable, str(script), *map(str, arguments)], env=environment,
+                               preexec_fn=own_signals, **settings)
     processes.append(process)
     limit = threading.Timer(180, process.kill)
     limit.daemon = True
@@ -107,3 +131,22 @@ def run(*arguments, **settings):
     status, out, err = finish(command(*arguments, **settings))
     assert (status, err) == (0, '')
     return out
+
+
+def rows(folder):
+    """The epochs of a history.csv, as numbers."""
+    header, *lines = (folder / 'history.csv').read_text().splitlines()
+    return [dict(zip(header.split(','), map(float, line.split(',')), strict=True)) for line in lines]
+
+
+def weights(path):
+    """Every array of a weights file, by its name."""
+    arrays = {}
+
+    def read(name, item):
+        if isinstance(item, h5py.Dataset) and name != 'losses':
+            arrays[name] = item[()]
+
+    with h5py.File(path) as file:
+        file.visititems(read)
+    return arrays

@@ -1,16 +1,13 @@
 """A training that is stopped goes on as if nothing had been; one that goes wrong says so."""
-import csv
+import json
 import shutil
 
 import h5py
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import tf_keras
 
-import variational_autoencoder as script
-from conftest import train
-
-FILES = {'vae_weights.h5', 'history.csv', 'loss.png', 'latent_space.png', 'decoded_digits.png'}
+from conftest import page, refused, rows, train, weights
 
 
 @pytest.fixture(scope='module')
@@ -18,11 +15,6 @@ def data(mnist, tmp_path_factory):
     path = tmp_path_factory.mktemp('data') / 'digits.npz'
     np.savez(path, x_train=mnist['x_train'][:2560], x_test=mnist['x_test'][:200], y_test=mnist['y_test'][:200])
     return path
-
-
-def rows(folder):
-    with open(folder / 'history.csv') as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def epochs(folder):
@@ -65,76 +57,58 @@ def test_losses_are_those_of_a_training_that_was_not_stopped(six, three, three_a
         assert went_on['loss'] != whole['loss']
 
 
-def test_optimizer_goes_on(six, three_and_three):
+def test_optimizer_and_losses_go_on(six, three_and_three):
     for folder in six, three_and_three:
         with h5py.File(folder / 'vae_weights.h5') as file:
             assert file['optimizer/0'][()] == 6 * 2048 / 128
-            assert file.attrs['epochs'] == 6
+            assert json.loads(file['losses'][()]) == rows(folder)
 
 
-def test_going_on_is_the_same_for_the_same_seed(data, three, three_and_three, tmp_path):
-    train(data, tmp_path, 3, '--weights', three / 'vae_weights.h5')
-    assert rows(tmp_path) == rows(three_and_three)[3:]
+def test_elsewhere_it_is_the_same_training(data, three, three_and_three, tmp_path, capfd):
+    """The same seed and weights; another training in that folder is replaced, and that is said."""
+    shutil.copy(three / 'vae_weights.h5', tmp_path / 'start.h5')
+    train(data, tmp_path, 1, '--seed', 7)
+    assert 'replaced' not in capfd.readouterr().err
+    train(data, tmp_path, 3, '--weights', tmp_path / 'start.h5')
+    note, = [line for line in capfd.readouterr().err.splitlines() if 'replaced' in line]
+    assert note.startswith('note: ') and str(tmp_path / 'vae_weights.h5') in note
+    assert rows(tmp_path) == rows(three_and_three)
+    ours, theirs = weights(tmp_path / 'vae_weights.h5'), weights(three_and_three / 'vae_weights.h5')
+    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_history_of_another_training_is_not_mixed_in(data, three, tmp_path):
-    train(data, tmp_path, 4, '--seed', '7')
-    assert epochs(tmp_path) == list(range(4))
-    train(data, tmp_path, 1, '--weights', three / 'vae_weights.h5')
-    assert epochs(tmp_path) == [3]
-    train(data, tmp_path, 1, '--weights', tmp_path / 'vae_weights.h5')
-    assert epochs(tmp_path) == [3, 4]
-
-
-def test_rows_after_the_weights_are_dropped(data, copy, three_and_three):
-    """As after a kill between a row and its weights."""
-    shutil.copy(three_and_three / 'history.csv', copy)
-    train(data, copy, 1, '--weights', copy / 'vae_weights.h5')
-    assert rows(copy) == rows(three_and_three)[:4]
-
-
-@pytest.mark.parametrize('content', [b'', b'no table', b'epoch,loss\nfirst,1\n', b'epoch\n2\n', b'epoch,loss\n2,\n',
-                                     b'epoch,loss\n2,100.0\n', bytes(range(256))])
-def test_another_history_csv_is_not_gone_on_with(three, tmp_path, content):
-    training = script.read_training(three / 'vae_weights.h5', 'original', (28, 28, 1))
-    assert len(script.read_history(three / 'history.csv', training)) == 3
-    (tmp_path / 'history.csv').write_bytes(content)
-    assert script.read_history(tmp_path / 'history.csv', training) == []
-
-
-def test_no_epochs_leave_all_as_it_is(data, copy):
-    before = {name: (copy / name).read_bytes() for name in ('vae_weights.h5', 'history.csv', 'loss.png')}
+def test_no_epochs_leave_all_as_it_is(data, copy, capfd):
+    before = {name: (copy / name).read_bytes() for name in ('vae_weights.h5', 'history.csv')}
+    names = page('--data', data, '--epochs', 0, '--output-dir', copy)
+    assert 'replaced' not in capfd.readouterr().err and names['training']['losses'] == []
     train(data, copy, 0, '--weights', copy / 'vae_weights.h5')
     assert {name: (copy / name).read_bytes() for name in before} == before
 
 
-def test_weights_alone(data, three, tmp_path, capsys):
-    """Those of another program, or of an earlier version of this one."""
-    shutil.copy(three / 'vae_weights.h5', tmp_path / 'alone.h5')
-    with h5py.File(tmp_path / 'alone.h5', 'a') as file:
-        for name in 'network', 'epochs', 'loss':
-            del file.attrs[name]
-        del file['optimizer']
-    train(data, tmp_path / 'out', 1, '--weights', tmp_path / 'alone.h5')
-    said = [line for line in capsys.readouterr().err.splitlines() if 'alone.h5' in line]
-    assert len(said) == 1 and 'optimizer starts anew' in said[0]
-    assert epochs(tmp_path / 'out') == [0]
-    assert rows(tmp_path / 'out')[0]['loss'] < rows(three)[1]['loss']  # going on all the same
+def test_files_of_an_earlier_form_and_of_keras(data, three, tmp_path):
+    """The earlier one had the optimizer, but no losses; Keras's own has nothing but weights."""
+    for k, without in enumerate((['losses'], ['losses', 'optimizer'])):
+        path = shutil.copy(three / 'vae_weights.h5', tmp_path / f'{k}.h5')
+        with h5py.File(path, 'a') as file:
+            for name in without:
+                del file[name]
+        train(data, tmp_path / f'out{k}', 1, '--weights', path)
+        assert epochs(tmp_path / f'out{k}') == [0]
+        with h5py.File(tmp_path / f'out{k}' / 'vae_weights.h5') as file:
+            assert file['optimizer/0'][()] == (64 if k == 0 else 16)
+        assert rows(tmp_path / f'out{k}')[0]['loss'] < rows(three)[1]['loss']  # going on all the same
 
 
-def test_keras_loads_the_weights_by_itself(three):
-    encoder, conv_shape = script.create_encoder()
-    decoder = script.create_decoder(conv_shape)
-    vae, _, _ = script.create_vae(encoder, decoder)
-    vae.load_weights(three / 'vae_weights.h5')
-    with h5py.File(three / 'vae_weights.h5') as file:
-        saved = file['encoder/latent_mu/kernel:0'][()]
-    np.testing.assert_array_equal(encoder.get_layer('latent_mu').get_weights()[0], saved)
+def test_keras_loads_the_weights_by_itself(three, data, tmp_path):
+    names = train(data, tmp_path, 0)
+    names['vae'].load_weights(three / 'vae_weights.h5')
+    kernel = names['encoder'].get_layer('latent_mu').get_weights()[0]
+    np.testing.assert_array_equal(kernel, weights(three / 'vae_weights.h5')['encoder/latent_mu/kernel:0'])
 
 
-def test_loss_figure(six, three_and_three):
-    script.viz_loss(script.read_history(six / 'history.csv', {'epochs': 6, 'loss': rows(six)[-1]['loss']}))
-    figure = script.plt.gcf()
+def test_loss_figure(six, data, tmp_path):
+    page('--data', data, '--epochs', 0, '--weights', six / 'vae_weights.h5', '--output-dir', tmp_path)
+    figure = plt.figure(plt.get_fignums()[-1])
     assert [axes.get_ylabel() for axes in figure.axes] == ['loss', 'reconstruction_loss', 'kl_loss']
     for axes in figure.axes:
         training, validation = axes.lines
@@ -142,8 +116,7 @@ def test_loss_figure(six, three_and_three):
         np.testing.assert_array_equal(training.get_xdata(), [1, 2, 3, 4, 5, 6])
         np.testing.assert_array_equal(training.get_ydata(), [row[name] for row in rows(six)])
         np.testing.assert_array_equal(validation.get_ydata(), [row[f'val_{name}'] for row in rows(six)])
-    # Of a training that went on, with its first epochs
-    drawn = script.plt.imread(three_and_three / 'loss.png')
+    drawn = plt.imread(tmp_path / 'loss.png')
     assert drawn.shape == (1000, 800, 4) and drawn.std() > 0.05
 
 
@@ -151,42 +124,32 @@ def test_loss_figure(six, three_and_three):
 def diverging(mnist, tmp_path_factory):
     """Nearly black images to train on, noise to validate with: val_loss overflows within a few small batches."""
     random = np.random.default_rng(0)
-    dark = (mnist['x_train'][:800] == 255).astype('uint8')
+    dark = (mnist['x_train'][:800] == 255).astype('uint8') * 64
     noise = random.integers(0, 256, (200, 28, 28)).astype('uint8')
     path = tmp_path_factory.mktemp('diverging') / 'images.npz'
-    np.savez(path, x_train=np.concatenate([dark, noise]), x_test=noise[:50])
+    np.savez(path, x_train=np.concatenate([dark // 64, noise]), x_test=noise[:50])
     return path
 
 
-def finite(path):
-    found = []
-    with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.append(item[()]) if isinstance(item, h5py.Dataset) else None)
-    return len(found) > 20 and script.all_finite(found)
-
-
-def test_divergence_stops_the_training(diverging, copy):
+def test_divergence_stops_the_training(diverging, copy, capsys):
     """Whichever epoch it comes in, the ones before it are kept."""
-    (copy / 'loss.png').unlink()
-    with pytest.raises(script.TrainingError) as error:
-        train(diverging, copy, 9, '--batch-size', '2', '--weights', copy / 'vae_weights.h5')
+    line = refused(capsys, '--data', diverging, '--epochs', 9, '--output-dir', copy, '--batch-size', 2,
+                   '--weights', copy / 'vae_weights.h5', status=1)
     number = len(epochs(copy)) + 1
-    assert number >= 4
-    for word in ('val_loss', f'epoch {number}', str(copy / 'vae_weights.h5'), '--batch-size'):
-        assert word in str(error.value)
-    assert finite(copy / 'vae_weights.h5')
-    assert not (copy / 'loss.png').exists()
+    assert number >= 4 and '\n' not in line
+    for word in ('error: ', 'val_loss', f'epoch {number}:', str(copy / 'vae_weights.h5'), '--batch-size'):
+        assert word in line
+    assert all(np.isfinite(array).all() for array in weights(copy / 'vae_weights.h5').values())
+    assert not (copy / 'latent_space.png').exists()
 
 
-def test_divergence_replaces_nothing(monkeypatch, data, copy):
+def test_divergence_replaces_nothing(data, copy, capsys):
     """A learning rate far too large makes the first steps diverge."""
-    def compile_vae(vae, kl_reconstruction_loss, parts):
-        vae.compile(tf_keras.optimizers.legacy.Adam(1e9), kl_reconstruction_loss, parts)
-
-    monkeypatch.setattr(script, 'compile_vae', compile_vae)
+    arguments = ['--data', data, '--epochs', 2, '--output-dir', copy]
+    changes = [("optimizer='adam'", 'optimizer=keras.optimizers.legacy.Adam(1e9)')]
     before = {name: (copy / name).read_bytes() for name in ('vae_weights.h5', 'history.csv')}
-    with pytest.raises(script.TrainingError, match='epoch 4.*vae_weights.h5'):
-        train(data, copy, 2, '--weights', copy / 'vae_weights.h5')
-    with pytest.raises(script.TrainingError, match='epoch 1.*nothing was saved'):
-        train(data, copy, 2)
+    line = refused(capsys, *arguments, '--weights', copy / 'vae_weights.h5', status=1, changes=changes)
+    assert 'epoch 4:' in line and f'in {copy / "vae_weights.h5"};' in line
+    line = refused(capsys, *arguments, status=1, changes=changes)
+    assert 'epoch 1:' in line and 'in no file yet;' in line
     assert {name: (copy / name).read_bytes() for name in before} == before
