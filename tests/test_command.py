@@ -1,40 +1,14 @@
 """The script as a user starts it."""
-import csv
 import os
 import re
-import subprocess
-import sys
 
-import h5py
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-import variational_autoencoder
-from conftest import command, complaints, run, script, train
+from conftest import command, complaints, page, rows, run, script, train, weights
 
-
-def weights(path):
-    """Every array of a weights file, by its name."""
-    arrays = {}
-
-    def read(name, item):
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = item[()]
-
-    with h5py.File(path) as file:
-        file.visititems(read)
-    return arrays
-
-
-def equal(one, other):
-    one, other = weights(one), weights(other)
-    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
-
-
-def rows(folder):
-    with open(folder / 'history.csv') as file:
-        return list(csv.DictReader(file))
+REFERENCE = script.parent / 'outputs' / 'reference'
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +29,7 @@ def test_run(first):
     for name in ('reconstruction_loss', 'kl_loss', 'val_loss', 'val_reconstruction_loss', 'val_kl_loss'):
         assert f' {name}: ' in epochs[0]
     loss, reconstruction, kl = map(float, re.search(
-        r'Test loss: (.*) \(reconstruction (.*), KL (.*)\)', out).groups())
+        r'Test loss: (\S+) reconstruction_loss: (\S+) kl_loss: (\S+)', out).groups())
     assert loss == pytest.approx(reconstruction + kl, abs=0.02)
     assert out.splitlines()[-1].endswith(str(folder))
 
@@ -67,7 +41,7 @@ def test_files(first):
     for path in folder.glob('*.png'):
         assert path.read_bytes().startswith(b'\x89PNG')
         assert path.stat().st_size > 30_000
-    assert [row['epoch'] for row in rows(folder)] == ['0', '1']
+    assert [row['epoch'] for row in rows(folder)] == [0, 1]
     assert set(rows(folder)[0]) == {'epoch', 'loss', 'reconstruction_loss', 'kl_loss',
                                     'val_loss', 'val_reconstruction_loss', 'val_kl_loss'}
     # Under another name Keras would write a file without any arrays, and say nothing
@@ -81,11 +55,9 @@ def test_files(first):
 def test_seed(first, digits, tmp_path):
     for seed in (42, 7):
         train(digits, tmp_path / str(seed), 2, '--seed', seed)
-    assert equal(first[1] / 'vae_weights.h5', tmp_path / '42' / 'vae_weights.h5')
-    assert not equal(first[1] / 'vae_weights.h5', tmp_path / '7' / 'vae_weights.h5')
-
-
-REFERENCE = script.parent / 'outputs' / 'reference'
+    ours, same, other = (weights(folder / 'vae_weights.h5') for folder in (first[1], tmp_path / '42', tmp_path / '7'))
+    assert ours.keys() == same.keys() and all(np.array_equal(ours[name], same[name]) for name in ours)
+    assert not all(np.array_equal(ours[name], other[name]) for name in ours)
 
 
 @pytest.fixture(scope='module')
@@ -109,35 +81,22 @@ def difference(drawn, expected):
     return np.abs(drawn - expected)[drawn_on].mean()
 
 
-@pytest.mark.parametrize('name', ['latent_space.png', 'decoded_digits.png'])
+@pytest.mark.parametrize('name', ['latent_space.png', 'decoded_digits.png', 'loss.png'])
 def test_committed_weights_draw_the_committed_figures(drawn, name):
     # Other versions of matplotlib place a letter or a point a pixel off
     assert difference(drawn[0] / name, REFERENCE / 'original' / name) < 0.1
 
 
-def test_a_wrong_grid_is_no_committed_figure(tmp_path):
-    encoder, conv_shape = variational_autoencoder.create_encoder()
-    decoder = variational_autoencoder.create_decoder(conv_shape)
-    vae, _, _ = variational_autoencoder.create_vae(encoder, decoder)
-    vae.load_weights(REFERENCE / 'original' / 'vae_weights.h5')
-
-    class Transposed:
-        """A decoder that takes the latent space's axes for one another."""
-        output_shape = decoder.output_shape
-
-        def predict(self, z):
-            return decoder.predict(z[:, ::-1])
-
-    for name, part in [('right', decoder), ('wrong', Transposed())]:
-        variational_autoencoder.viz_decoded(encoder, part, None)
-        plt.savefig(tmp_path / f'{name}.png')
-    expected = REFERENCE / 'original' / 'decoded_digits.png'
-    assert difference(tmp_path / 'right.png', expected) < 0.1 < 0.15 < difference(tmp_path / 'wrong.png', expected)
+def test_a_wrong_grid_is_no_committed_figure(digits, tmp_path):
+    """One whose decoder takes the latent space's axes for one another."""
+    page('--data', digits, '--epochs', 0, '--weights', REFERENCE / 'original' / 'vae_weights.h5', '--output-dir', tmp_path,
+         changes=[('shrunk.predict(z_samples,', 'shrunk.predict(z_samples[:, ::-1],')])
+    assert difference(tmp_path / 'decoded_digits.png', REFERENCE / 'original' / 'decoded_digits.png') > 0.15
 
 
 def test_nothing_is_trained_with_no_epochs(drawn):
     folder, out = drawn
-    assert sorted(path.name for path in folder.iterdir()) == ['decoded_digits.png', 'latent_space.png']
+    assert sorted(path.name for path in folder.iterdir()) == ['decoded_digits.png', 'latent_space.png', 'loss.png']
     assert float(re.search(r'Test loss: (\S+)', out)[1]) <= 150.8
 
 
@@ -145,8 +104,8 @@ def test_nothing_is_trained_with_no_epochs(drawn):
     ('original', 100, 150.8), ('dcgan', 5, 160), ('dcgan-as-published', 5, 160)])
 def test_committed_history(architecture, epochs, bound):
     history = rows(REFERENCE / architecture)
-    assert [int(row['epoch']) for row in history] == list(range(epochs))
-    assert float(history[-1]['val_loss']) < bound
+    assert [row['epoch'] for row in history] == list(range(epochs))
+    assert history[-1]['val_loss'] < bound
 
 
 def test_help():
@@ -154,18 +113,8 @@ def test_help():
     for flag in ('--architecture NAME', '--epochs N', '--batch-size N', '--data FILE.npz', '--weights FILE',
                  '--seed N', '--output-dir DIR'):
         assert flag in text
-    assert '100 for original, 5 for dcgan, 5 for dcgan-as-published' in text
+    assert '(default: 100, 5 for both dcgan)' in text
     assert text.count('default: ') == 7
-
-
-def test_import_does_nothing(tmp_path):
-    done = subprocess.run([sys.executable, '-c', 'import sys; sys.path.insert(0, sys.argv[1])\n'
-                           'import variational_autoencoder as script\n'
-                           'assert not hasattr(script, "input_train") and not hasattr(script, "vae")\n'
-                           'assert not script.plt.get_fignums()', str(script.parent)],
-                          cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, ''), done.stderr
-    assert not list(tmp_path.iterdir())
 
 
 SCREEN = '''
@@ -211,11 +160,11 @@ def test_progress_bar_on_a_terminal(digits, tmp_path):
 @pytest.mark.parametrize('last_line, trained', [('Model: "encoder"', False), (' - val_loss: ', True)])
 def test_closed_pipe(digits, tmp_path, last_line, trained):
     """As with `... | head`, before the training and in it."""
-    process = command('--data', digits, '--epochs', 1000, '--output-dir', tmp_path)
+    process = command('--data', digits, '--epochs', 1000, '--output-dir', tmp_path, env={'PYTHONUNBUFFERED': '1'})
     for line in process.stdout:
         if last_line in line:
             break
     process.stdout.close()
     assert complaints(process.stderr.read()) == ''
-    assert process.wait(timeout=60) == 141
+    assert process.wait(timeout=60) == -13  # 141 to a shell
     assert (tmp_path / 'vae_weights.h5').exists() == trained
