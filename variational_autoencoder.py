@@ -60,8 +60,8 @@ flag('--weights', metavar='FILE', type=os.path.expanduser,
 flag('--seed', metavar='N', type=int, help='(default: 42)')
 flag('--output-dir', metavar='DIR', type=os.path.expanduser,
      help='(default: outputs/<architecture> next to the script)')
-script = Path(globals().get('__file__', 'notebook')).resolve()
-started = script == Path(sys.argv[0]).resolve()
+script = Path(globals().get('__file__', 'notebook'))
+started = script.resolve() == Path(sys.argv[0]).resolve()
 given = vars(parser.parse_args(sys.argv[1:] if started else []))
 
 # %% [markdown]
@@ -154,7 +154,7 @@ num_channels = input_train.shape[3]
 
 # %% [markdown]
 # The post has no seed, and writes each network out. Its DCGAN-like listing is `dcgan`; the summary below that is of
-# `dcgan-as-published`. A decoder needs as many filters as its encoder, and batch normalization batches of two.
+# `dcgan-as-published`. A decoder needs as many filters as its encoder, and batch normalization two images a batch.
 # %%
 seed = 42
 architecture = 'original'
@@ -307,7 +307,7 @@ def kl_reconstruction_loss(true, pred):
 # %%
 class SaveTraining(keras.callbacks.Callback):
     """Save the training after each epoch, whole or not."""
-    saved_in = given.get('weights', 'no file yet')
+    saved_in = Path(given.get('weights', 'no file yet'))
 
     def on_train_begin(self, logs=None):
         self.interrupted = False
@@ -335,7 +335,7 @@ class SaveTraining(keras.callbacks.Callback):
             training['losses'].append(row)
             lines = [','.join(map(str, epoch.values())) for epoch in training['losses']]
             (output_dir / 'history.csv').write_text('\n'.join([','.join(row), *lines, '']))
-        elif weights_file.exists() and self.saved_in != weights_file:
+        elif weights_file.exists() and self.saved_in.resolve() != weights_file:
             print(f'Less than an epoch is not saved over the training in {weights_file}.')
             return
         training['optimizer'] = optimizer
@@ -353,8 +353,8 @@ class SaveTraining(keras.callbacks.Callback):
         if self.interrupted:
             print(f'\nInterrupted with {len(training["losses"])} whole epochs in.')
 # %%
-output_dir = Path(given.get('output_dir', script.parent / 'outputs' / architecture)).resolve()
-weights_file = output_dir / 'vae_weights.h5'
+output_dir = Path(given.get('output_dir', script.parent / 'outputs' / architecture))
+weights_file = (output_dir / 'vae_weights.h5').resolve()
 part = output_dir / f'vae_weights_{os.getpid()}.h5'  # Each process has one of its own.
 if 'weights' in given:
     with answering(f'{given["weights"]} does not fit {architecture} for {input_shape} images',
@@ -366,12 +366,12 @@ with answering(f'{output_dir} cannot take the results', 'name another --output-d
     output_dir.mkdir(parents=True, exist_ok=True)
     part.touch()
     part.unlink()
-if no_epochs and weights_file.exists() and SaveTraining.saved_in != weights_file:
+if no_epochs and weights_file.exists() and SaveTraining.saved_in.resolve() != weights_file:
     print(f'note: the training in {weights_file} will be replaced', file=sys.stderr)
 
 # %% [markdown]
 # ## Compilation & training
-# The post sets `verbosity`, but does not hand it on. The test loss, which it has not, makes runs comparable.
+# The post sets `verbosity`, but does not hand it on. It has no test loss, which makes runs comparable.
 # %%
 vae.compile(optimizer='adam', loss=kl_reconstruction_loss,
             metrics=[reconstruction_loss, kl_loss])

@@ -77,6 +77,17 @@ def test_elsewhere_it_is_the_same_training(data, three, three_and_three, tmp_pat
     assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_stopped_in_its_first_epoch_in_the_same_folder(data, copy, monkeypatch, capfd):
+    """A relative name of the file is no other file; what it learns before the Ctrl-C is kept there."""
+    monkeypatch.chdir(copy)
+    before = weights(copy / 'vae_weights.h5')['optimizer/0']
+    train(data, '.', 5, '--weights', 'vae_weights.h5', changes=[
+        ('        if self.interrupted:\n            self.model', '        self.interrupted = True\n        if self.interrupted:\n            self.model')])
+    out, err = capfd.readouterr()
+    assert 'replaced' not in err and 'Interrupted with 3 whole epochs in' in out
+    assert weights(copy / 'vae_weights.h5')['optimizer/0'] == before + 1 and epochs(copy) == [0, 1, 2]
+
+
 def test_no_epochs_leave_all_as_it_is(data, copy, capfd):
     before = {name: (copy / name).read_bytes() for name in ('vae_weights.h5', 'history.csv')}
     names = page('--data', data, '--epochs', 0, '--output-dir', copy)
