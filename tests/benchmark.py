@@ -2,11 +2,12 @@
 Time this script's training beside the post's way, Keras 3 and PyTorch: the same network,
 the same digits, batches of 128.
 
-- this script: its functions, and fit.
+- this script: its cells, and fit.
 - the post's way, mended: the encoder called on its own input, the flattened loss, 225 predictions for
   the grid, TensorFlow's defaults; in graph mode, and with the right number of ticks.
 - Keras 3: on TensorFlow, with a train_step of its own, as in keras.io's example.
-- PyTorch, where it is installed: eager, in its default layout, with Keras's paddings and constants.
+- PyTorch, where it is installed: eager, in its default layout, with Keras's paddings and constants;
+  and the same with torch.compile, where there is a C++ compiler.
 
 Each has a process of its own, since eager execution is off for good in ours; they run in
 turn, one waiting while the other works, so that what else the machine does falls on all of
@@ -17,12 +18,14 @@ A step is one batch, without validation. An epoch is 48,000 digits, and 12,000 t
 The start is the time up to the first step; memory is the peak of the process.
 """
 import argparse
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -35,24 +38,24 @@ import numpy as np
 here = Path(__file__).resolve().parent
 BATCH, STEPS = 128, 100
 CONTENDERS = {'script': 'this script', 'post': "the post's way", 'keras3': 'Keras 3, custom train_step',
-              'torch': 'PyTorch'}
+              'torch': 'PyTorch', 'compiled': 'PyTorch, torch.compile'}
 
 
 class Script:
-    """This script: its functions, and fit as in its train."""
+    """This script: its cells up to fit, and viz_decoded."""
     def __init__(self):
-        sys.path.insert(0, str(here.parent))
-        import variational_autoencoder as script
-        self.script = script
-        (images, _), _ = script.load_data()
-        self.images = script.preprocess(images)
-        self.encoder, conv_shape = script.create_encoder()
-        self.decoder = script.create_decoder(conv_shape)
-        self.build()
-
-    def build(self):
-        self.vae, mu, sigma = self.script.create_vae(self.encoder, self.decoder)
-        self.script.compile_vae(self.vae, *self.script.create_loss(mu, sigma))
+        script = here.parent / 'variational_autoencoder.py'
+        before_fit, rest = script.read_text().split('history = vae.fit(')
+        viz_decoded = rest.split('# ## Visualizing samples')[1].split('# %% [markdown]')[0]
+        self.page = {'__file__': str(script)}
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+            sys.argv = [str(script), '--output-dir', folder]
+            for text in before_fit, viz_decoded:
+                source = Path(folder) / f'cells{len(self.page)}.py'
+                source.write_text('# ' + text)
+                exec(compile('# ' + text, source, 'exec'), self.page)
+        self.images, self.encoder, self.decoder, self.vae = (
+            self.page[name] for name in ('input_train', 'encoder', 'decoder', 'vae'))
 
     def step(self, images):
         return float(np.ravel(self.vae.train_on_batch(images, images))[0])
@@ -68,7 +71,7 @@ class Script:
         self.decoder.set_weights(decoder)
 
     def figure(self):
-        self.script.viz_decoded(self.encoder, self.decoder, None)
+        self.page['viz_decoded'](self.encoder, self.decoder, None)
 
 
 class Post(Script):
@@ -76,12 +79,9 @@ class Post(Script):
     def __init__(self):
         os.environ['TF_MKL_OPTIMIZE_PRIMITIVE_MEMUSE'] = 'true'  # TensorFlow's default: the change is our script's
         super().__init__()
-
-    def build(self):
-        from tf_keras import backend as K
-        from tf_keras.losses import binary_crossentropy
+        K, binary_crossentropy = self.page['K'], self.page['binary_crossentropy']
         i, (mu, sigma, _) = self.encoder.input, self.encoder.outputs
-        self.vae = self.script.Model(i, self.decoder(self.encoder(i)[2]))
+        self.vae = self.page['Model'](i, self.decoder(self.encoder(i)[2]))
 
         def kl_reconstruction_loss(true, pred):
             reconstruction_loss = binary_crossentropy(K.flatten(true), K.flatten(pred)) * 28 * 28
@@ -90,8 +90,8 @@ class Post(Script):
         self.vae.compile(optimizer='adam', loss=kl_reconstruction_loss)
 
     def figure(self):
-        one_call = self.decoder.predict
-        self.decoder.predict = lambda points: np.concatenate([one_call(point[np.newaxis]) for point in points])
+        for point in np.random.default_rng(0).uniform(-4, 4, (225, 1, 2)):
+            self.decoder.predict(point)
         super().figure()
 
 
@@ -259,9 +259,17 @@ class Torch:
         self.vae.train()
 
 
+class CompiledTorch(Torch):
+    """PyTorch with torch.compile."""
+    def __init__(self):
+        super().__init__()
+        self.vae.compile()
+
+
 def work(name):
     """Be one contender: answer each line of standard input with a line of JSON."""
-    contender = {'script': Script, 'post': Post, 'keras3': Keras3, 'torch': Torch}[name]()
+    contender = {'script': Script, 'post': Post, 'keras3': Keras3, 'torch': Torch,
+                 'compiled': CompiledTorch}[name]()
     batch = digits()[:BATCH]
     contender.step(batch)
     print(json.dumps('ready'), flush=True)
@@ -326,7 +334,11 @@ def main():
     def progress(text):
         print(f'\r{text:60}', end='', file=sys.stderr, flush=True)
 
-    names = [name for name in CONTENDERS if name != 'torch' or importlib.util.find_spec('torch')]
+    names = list(CONTENDERS)
+    if not importlib.util.find_spec('torch'):
+        names = names[:-2]
+    elif not shutil.which('g++'):
+        names = names[:-1]
     workers = {}
     for name in names:
         progress(f'starting {CONTENDERS[name]}')

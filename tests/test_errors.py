@@ -27,31 +27,19 @@ def npz(**arrays):
     return buffer.getvalue()
 
 
-def plain_npy():
-    buffer = io.BytesIO()
-    np.save(buffer, GREY)
-    return buffer.getvalue()
-
-
 # What was wrong, what was found, what to do: each message must name these
 BAD_DATA = {
     'text': (b'no archive', ['bad.npz', '.npz file', 'numpy.savez']),
-    'empty file': (b'', ['bad.npz', '.npz file', 'numpy.savez']),
-    'npy': (plain_npy(), ['bad.npz', '.npz file', 'numpy.savez']),
     'cut short': (npz()[:9000], ['bad.npz', '.npz file', 'numpy.savez']),
     'damaged': (npz()[:5000] + b'damage' + npz()[5006:], ['bad.npz', '.npz file', 'numpy.savez']),
-    'no x_train': (npz(x_train=None), ['x_train', 'it holds x_test)']),
     'other names': (npz(x_train=None, x_test=None, train_images=GREY, test_labels=GREY[:, 0, 0]),
                     ['x_train', 'x_test', 'y_test', 'train_images, test_labels']),
     'pictures of several sizes': (npz(x_test=OBJECTS), ['x_test of', 'bad.npz', 'Object arrays', 'numpy.stack']),
     'labels from pandas': (npz(y_test=np.array(['a', None], dtype=object)),
                            ['y_test of', 'Object arrays', 'labels.astype(str)']),
     'no images': (npz(x_test=GREY[:0]), ['x_test', '(0, 28, 28)']),
-    'no pixels': (npz(x_test=GREY[:, :0]), ['x_test', '(20, 0, 28)']),
     'too few dimensions': (npz(x_train=GREY[0]), ['x_train', '(28, 28)', '(n, height, width)']),
     'flattened': (npz(x_train=GREY.reshape(20, 784)), ['x_train', '(20, 784)', '(n, height, width)']),
-    'too many dimensions': (npz(x_train=GREY[..., None, None]), ['x_train', '(20, 28, 28, 1, 1)']),
-    'two channels': (npz(x_train=np.stack([GREY] * 2, 3)), ['x_train', '(20, 28, 28, 2)', '1 or 3 channels']),
     'channels first': (npz(x_train=np.stack([GREY] * 3, 1)), ['x_train', '(20, 3, 28, 28)', '1 or 3 channels']),
     'different shapes': (npz(x_test=GREY[:, 1:]), ['x_train', '(28, 28, 1)', 'x_test', '(27, 28, 1)']),
     'too few labels': (npz(y_test=np.zeros(19)), ['y_test', '(19,)', '(20,)']),
@@ -60,11 +48,8 @@ BAD_DATA = {
     'from -1 to 1': (npz(x_train=FLOATS * 2 - 1), ['from -1 to 1', '0 to 1', 'take off -1', 'divide by 2']),
     'from 0 to 16': (npz(x_test=FLOATS * 16), ['x_test', 'from 0 to 16', 'divide by 16']),
     'NaN': (npz(x_test=changed(FLOATS, np.nan)), ['x_test', 'float64', 'NaN', 'leave']),
-    'infinity': (npz(x_train=changed(FLOATS, np.inf)), ['x_train', 'infinite']),
     'sixteen bits': (npz(x_train=changed(GREY.astype('int32'), 65535)), ['int32', '0 to 65535', 'divide by 65535']),
-    'integers too small': (npz(x_train=changed(GREY.astype('int16'), -1)), ['x_train', 'int16', '-1 to 255']),
     'masks of 0 and 1': (npz(x_train=GREY // 128), ['x_train', 'black', ' 1 of 255', 'booleans', 'largest value']),
-    'digits of 0 to 16': (npz(x_train=GREY // 15), ['x_train', 'black', ' 17 of 255', 'largest value']),
     'divided twice': (npz(x_train=FLOATS / 255), ['x_train', 'black', ' 1 of 255', 'largest value']),
     'words': (npz(x_train=np.full((20, 28, 28), 'white')), ['x_train', 'numbers']),
     'complex': (npz(x_train=GREY * 1j), ['x_train', 'complex128', 'numbers']),
@@ -74,12 +59,10 @@ BAD_DATA = {
 BAD_ARGUMENTS = {
     'no such file': (['--data', 'missing.npz'], ['missing.npz', '--data']),
     'negative epochs': (['--epochs', '-1'], ['epochs: -1', 'at least 0']),
-    'half an epoch': (['--epochs', '0.5'], ['--epochs', "'0.5'"]),
     'batches of one': (['--batch-size', '1'], ['batch size: 1', 'at least 2']),
     'batch size in words': (['--batch-size', 'all'], ['--batch-size', "'all'"]),
-    'seed in words': (['--seed', 'lucky'], ['--seed', "'lucky'"]),
     'architecture': (['--architecture', 'gan'], ['--architecture', "'gan'", 'original', 'dcgan-as-published']),
-    'unknown flag': (['--latent-dim', '3'], ['--latent-dim']),
+    'one latent dimension': ([], ['latent_dim: 1', 'at least 2']),
     'weights missing': (['--weights', 'missing.h5'], ['missing.h5', '--weights']),
 }
 
@@ -111,11 +94,8 @@ def test_bad_data(name, tmp_path, refuse):
 @pytest.mark.parametrize('name', BAD_ARGUMENTS)
 def test_bad_arguments(name, digits, refuse):
     arguments, words = BAD_ARGUMENTS[name]
-    refuse(['--data', digits, *arguments], words)
-
-
-def test_bad_configuration(digits, refuse):
-    refuse(['--data', digits], ['latent_dim: 1', 'at least 2'], changes=[('latent_dim = 2\n', 'latent_dim = 1\n')])
+    changes = [('latent_dim = 2\n', 'latent_dim = 1\n')] if name == 'one latent dimension' else []
+    refuse(['--data', digits, *arguments], words, changes=changes)
 
 
 @pytest.fixture(scope='module')
@@ -175,7 +155,7 @@ def test_mnist_out_of_reach(refuse, monkeypatch):
 
 
 def test_on_the_command_line(tmp_path):
-    (tmp_path / 'two  spaces.npz').write_bytes(plain_npy())
+    (tmp_path / 'two  spaces.npz').write_bytes(b'no archive')
     status, out, err = finish(command('--data', 'two  spaces.npz', '--output-dir', 'out', cwd=tmp_path))
     assert (status, out) == (2, '')
     usage, line = err.splitlines()

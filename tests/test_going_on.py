@@ -57,13 +57,6 @@ def test_losses_are_those_of_a_training_that_was_not_stopped(six, three, three_a
         assert went_on['loss'] != whole['loss']
 
 
-def test_optimizer_and_losses_go_on(six, three_and_three):
-    for folder in six, three_and_three:
-        with h5py.File(folder / 'vae_weights.h5') as file:
-            assert file['optimizer/0'][()] == 6 * 2048 / 128
-            assert json.loads(file['losses'][()]) == rows(folder)
-
-
 def test_elsewhere_it_is_the_same_training(data, three, three_and_three, tmp_path, capfd):
     """The same seed and weights; another training in that folder is replaced, and that is said."""
     shutil.copy(three / 'vae_weights.h5', tmp_path / 'start.h5')
@@ -108,13 +101,6 @@ def test_files_of_an_earlier_form_and_of_keras(data, three, tmp_path):
         with h5py.File(tmp_path / f'out{k}' / 'vae_weights.h5') as file:
             assert file['optimizer/0'][()] == (64 if k == 0 else 16)
         assert rows(tmp_path / f'out{k}')[0]['loss'] < rows(three)[1]['loss']  # going on all the same
-
-
-def test_keras_loads_the_weights_by_itself(three, data, tmp_path):
-    names = train(data, tmp_path, 0)
-    names['vae'].load_weights(three / 'vae_weights.h5')
-    kernel = names['encoder'].get_layer('latent_mu').get_weights()[0]
-    np.testing.assert_array_equal(kernel, weights(three / 'vae_weights.h5')['encoder/latent_mu/kernel:0'])
 
 
 def test_loss_figure(six, data, tmp_path):

@@ -103,18 +103,6 @@ def test_run_magic(folder, tmp_path, monkeypatch):
     assert 'Traceback' not in str(notebook.cells[2].outputs)
 
 
-def test_the_posts_scatter_shows_itself(folder):
-    """Its plt.show() leaves no figure behind that could be saved, or shown once more."""
-    text = script.read_text().replace('no_epochs = 100', 'no_epochs = 0')
-    line = '    plt.colorbar(ticks=ticks).set_ticklabels(classes[ticks], parse_math=False)\n'
-    assert line in text
-    notebook = execute(folder, DOWNLOAD.format(digits=folder / 'digits.npz'),
-                       text.replace(line, line + '    plt.show()\n').replace(' > 4, axis=1', ' > 40, axis=1')
-                       .replace("/ 'outputs'", "/ 'shown'"))
-    assert pictures(notebook.cells[1]) == 2
-    assert [path.name for path in (folder / 'shown' / 'original').glob('*.png')] == ['decoded_digits.png']
-
-
 def test_stop_button(folder):
     """Jupyter's stop button sends the kernel this signal."""
     stop = ('''

@@ -133,14 +133,3 @@ def test_many_labels_do_not_overlap(viz_latent_space, labels):
     assert 5 <= len(boxes) <= 21
     assert all(below.y1 <= above.y0 for below, above in zip(boxes, boxes[1:]))
     assert max(box.x1 for box in boxes) <= figure.bbox.x1
-
-
-@pytest.mark.parametrize('label', ['Smileys-Emotion', 'a label of no fewer than forty-five characters', '$5 or $a_b$'])
-def test_no_label_is_cut_off(viz_latent_space, label):
-    viz_latent_space(np.array([label, 'x']))
-    assert label in shown()
-    figure = plt.gcf()
-    for axes in figure.axes:
-        box = axes.get_tightbbox()
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
-    assert figure.axes[0].bbox.width > 250

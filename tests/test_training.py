@@ -28,14 +28,6 @@ def test_loss_falls(trained):
             assert row[prefix + 'loss'] == pytest.approx(parts, rel=1e-5)
 
 
-def test_digits_of_a_class_are_near_each_other(trained):
-    names = trained[0]
-    mu, _, _ = names['encoder'].predict(names['input_test'])
-    distances = np.linalg.norm(mu[:, np.newaxis] - mu, axis=2)
-    same = names['target_test'][:, np.newaxis] == names['target_test']
-    assert distances[same].mean() < 0.7 * distances[~same].mean()
-
-
 def test_scatter(trained):
     names, folder = trained
     mu, _, _ = names['encoder'].predict(names['input_test'])
