@@ -110,32 +110,6 @@ def test_help():
     assert text.count('default: ') == 7
 
 
-SCREEN = '''
-import os
-from matplotlib import pyplot
-from matplotlib.backend_bases import FigureManagerBase
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-class FigureManager(FigureManagerBase):
-    @classmethod
-    def pyplot_show(cls, *, block=None):
-        print('SHOWN', len(pyplot.get_fignums()), sorted(name for name in os.listdir('out') if name.endswith('.png')))
-
-class FigureCanvas(FigureCanvasAgg):
-    manager_class = FigureManager
-'''
-
-
-@pytest.mark.parametrize('backend, shown', [('module://a_screen', 1), ('TkAgg', 0)])
-def test_figures_are_saved_and_where_there_is_a_screen_shown(digits, tmp_path, backend, shown):
-    (tmp_path / 'a_screen.py').write_text(SCREEN)
-    environment = dict(MPLBACKEND=backend, PYTHONPATH=str(tmp_path), DISPLAY='')
-    out = run('--data', digits, '--epochs', 0, '--output-dir', 'out', cwd=tmp_path, env=environment)
-    assert out.count("SHOWN 2 ['decoded_digits.png', 'latent_space.png']") == shown
-    for name in ('decoded_digits.png', 'latent_space.png'):
-        assert (tmp_path / 'out' / name).read_bytes().startswith(b'\x89PNG')
-
-
 def test_progress_bar_on_a_terminal(digits, tmp_path):
     terminal, line = os.openpty()
     process = command('--data', digits, '--epochs', 1, '--output-dir', tmp_path, stdout=line)

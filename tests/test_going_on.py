@@ -1,5 +1,4 @@
 """A training that is stopped goes on as if nothing had been; one that goes wrong says so."""
-import json
 import shutil
 
 import h5py

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from conftest import command, finish, page, rows, train, weights
+from conftest import command, finish, rows, train, weights
 
 
 @pytest.fixture(scope='module')

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from tf_keras import backend as K
 
-from conftest import page, train
+from conftest import train
 
 ENCODER = [
     ('InputLayer', (28, 28, 1), 0), ('Conv2D', (14, 14, 8), 80), ('BatchNormalization', (14, 14, 8), 32),

@@ -24,6 +24,7 @@ def train(tmp_path, stack, epochs=1, **more):
 @pytest.mark.parametrize('height, width, channels', [
     pytest.param(20, 36, None, id='grey, not square'),
     pytest.param(30, 25, 3, id='colour, not divisible by four'),
+    pytest.param(28, 28, None, id='as MNIST'),
     pytest.param(1, 1, None, id='a single pixel'),
     pytest.param(100, 100, None, id='the 100 by 100 of the comments')])
 def test_sizes_and_colours(mnist, tmp_path, height, width, channels):

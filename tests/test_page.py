@@ -7,9 +7,9 @@ import pytest
 
 from conftest import page, script, train
 
-# What the post's blocks of today's worth are, cell for cell, with the first words of the page's cell
-BLOCKS = {
-    'Model configuration': ('img_height, img_width =', '''
+# The post's blocks that work today; each behind its name, and a line that begins or is in the page's cell
+LISTING = '''
+#: Model configuration: img_height, img_width =
 img_width, img_height = input_train.shape[1], input_train.shape[2]
 batch_size = 128
 no_epochs = 100
@@ -17,8 +17,7 @@ validation_split = 0.2
 verbosity = 1
 latent_dim = 2
 num_channels = 1
-'''),
-    'Data preprocessing': ('input_train = input_train.reshape', '''
+#: Data preprocessing: input_train = input_train.reshape
 input_train = input_train.reshape(input_train.shape[0], img_height, img_width, num_channels)
 input_test = input_test.reshape(input_test.shape[0], img_height, img_width, num_channels)
 input_shape = (img_height, img_width, num_channels)
@@ -26,8 +25,7 @@ input_train = input_train.astype('float32')
 input_test = input_test.astype('float32')
 input_train = input_train / 255
 input_test = input_test / 255
-'''),
-    'Encoder definition': ('i = Input(shape=input_shape, name=\'encoder_input\')\ncx = i', '''
+#: Encoder definition: cx = i
 i = Input(shape=input_shape, name='encoder_input')
 cx = Conv2D(filters=8, kernel_size=3, strides=2, padding='same', activation='relu')(i)
 cx = BatchNormalization()(cx)
@@ -38,22 +36,21 @@ x = Dense(20, activation='relu')(x)
 x = BatchNormalization()(x)
 mu = Dense(latent_dim, name='latent_mu')(x)
 sigma = Dense(latent_dim, name='latent_sigma')(x)
-'''),
-    'conv_shape': ('conv_shape =', '\nconv_shape = K.int_shape(cx)\n'),
-    'sample_z': ('def sample_z', '''
+#: conv_shape: conv_shape =
+conv_shape = K.int_shape(cx)
+#: sample_z: def sample_z
 def sample_z(args):
     mu, sigma = args
     batch = K.shape(mu)[0]
     dim = K.int_shape(mu)[1]
     eps = K.random_normal(shape=(batch, dim))
     return mu + K.exp(sigma / 2) * eps
-'''),
-    'Lambda': ('z = Lambda', "\nz = Lambda(sample_z, output_shape=(latent_dim, ), name='z')([mu, sigma])\n"),
-    'Encoder instantiation': ('encoder = Model', '''
+#: Lambda: z = Lambda
+z = Lambda(sample_z, output_shape=(latent_dim, ), name='z')([mu, sigma])
+#: Encoder instantiation: encoder = Model
 encoder = Model(i, [mu, sigma, z], name='encoder')
 encoder.summary()
-'''),
-    'Decoder definition': ('d_i = Input', '''
+#: Decoder definition: d_i = Input
 d_i = Input(shape=(latent_dim, ), name='decoder_input')
 x = Dense(conv_shape[1] * conv_shape[2] * conv_shape[3], activation='relu')(d_i)
 x = BatchNormalization()(x)
@@ -63,29 +60,24 @@ cx = BatchNormalization()(cx)
 cx = Conv2DTranspose(filters=8, kernel_size=3, strides=2, padding='same', activation='relu')(cx)
 cx = BatchNormalization()(cx)
 o = Conv2DTranspose(filters=num_channels, kernel_size=3, activation='sigmoid', padding='same', name='decoder_output')(cx)
-'''),
-    'Decoder instantiation': ('decoder = Model', '''
+#: Decoder instantiation: decoder = Model
 decoder = Model(d_i, o, name='decoder')
 decoder.summary()
-'''),
-    'Creating the whole VAE': ('i = Input(shape=input_shape, name=\'encoder_input\')\nmu, sigma, z', '''
+#: Creating the whole VAE: mu, sigma, z
 vae_outputs = decoder(encoder(i)[2])
 vae = Model(i, vae_outputs, name='vae')
 vae.summary()
-'''),
-    'Defining custom VAE loss function': ('def kl_reconstruction_loss', '''
+#: Defining custom VAE loss function: def kl_reconstruction_loss
 def kl_reconstruction_loss(true, pred):
     reconstruction_loss = binary_crossentropy(K.flatten(true), K.flatten(pred)) * img_width * img_height
     kl_loss = 1 + sigma - K.square(mu) - K.exp(sigma)
     kl_loss = K.sum(kl_loss, axis=-1)
     kl_loss *= -0.5
     return K.mean(reconstruction_loss + kl_loss)
-'''),
-    'Compilation & training': ('vae.compile', '''
+#: Compilation & training: vae.compile
 vae.compile(optimizer='adam', loss=kl_reconstruction_loss)
 vae.fit(input_train, input_train, epochs = no_epochs, batch_size = batch_size, validation_split = validation_split)
-'''),
-    'Visualizing inputs mapped onto latent space': ('def viz_latent_space', '''
+#: Visualizing inputs mapped onto latent space: def viz_latent_space
 def viz_latent_space(encoder, data):
     input_data, target_data = data
     mu, _, _ = encoder.predict(input_data)
@@ -95,13 +87,16 @@ def viz_latent_space(encoder, data):
     plt.ylabel('z - dim 2')
     plt.colorbar()
     plt.show()
-'''),
-    'Calling the visualizers': ('data = (input_test', '''
+#: Calling the visualizers: data = (input_test
 data = (input_test, target_test)
 viz_latent_space(encoder, data)
 viz_decoded(encoder, decoder, data)
-'''),
-}
+'''
+BLOCKS = {}
+for block in LISTING.split('#: ')[1:]:
+    head, code = block.split('\n', 1)
+    name, line = head.split(': ')
+    BLOCKS[name] = line, code.rstrip('\n')
 NAMES = '''keras Conv2D Conv2DTranspose Input Flatten Dense Lambda Reshape BatchNormalization Model mnist binary_crossentropy K
 np plt input_train target_train input_test target_test img_width img_height batch_size no_epochs validation_split verbosity
 latent_dim num_channels input_shape i cx x mu sigma conv_shape sample_z z encoder d_i o decoder vae_outputs vae
@@ -123,9 +118,9 @@ def pasted(cells, blocks):
     """Pairs of a cell of the page and the post's block over it."""
     changes = []
     for block in blocks:
-        start, code = BLOCKS[block]
-        cell, = [cell.source for cell in cells if cell.cell_type == 'code' and cell.source.startswith(start)]
-        changes.append((cell, code.strip('\n')))
+        line, code = BLOCKS[block]
+        cell, = [cell.source for cell in cells if cell.cell_type == 'code' and f'\n{line}' in f'\n{cell.source}']
+        changes.append((cell, code))
     return changes
 
 
@@ -150,7 +145,7 @@ def test_each_cell_uses_names_from_above(digits, cells, tmp_path, monkeypatch):
     for cell in cells:
         if cell.cell_type == 'code':
             exec(compile(cell.source, 'a cell', 'exec'), names)
-            done |= {block for block, (start, _) in BLOCKS.items() if cell.source.startswith(start)}
+            done |= {block for block, (line, _) in BLOCKS.items() if f'\n{line}' in f'\n{cell.source}'}
             for block in done:
                 left = re.findall(r'^(?:def )?(\w+(?:, \w+)*)(?: = |\()', BLOCKS[block][1], re.MULTILINE)
                 assert {name for group in left for name in group.split(', ') if 'viz' not in name} <= set(names)

@@ -1,0 +1,72 @@
+"""The README's code, block by block as it stands there, in the repository itself; its lines to change the page."""
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import page, script, train
+from test_notebooks import execute, inline_figures, pictures, printed, result  # noqa: F401
+
+README = (script.parent / 'README.md').read_text()
+
+
+def section(name):
+    return README.split(f'\n## {name}\n')[1].split('\n## ')[0]
+
+
+def test_what_to_do_with_it():
+    blocks = re.findall(r'```python\n(.*?)```', section('What to do with it'), re.DOTALL)
+    notebook = execute(script.parent, *blocks, '''
+import json, os
+os.unlink('decoder.h5')
+walk, there = decoder.predict(steps), input_test[[0, 3]]
+print('RESULT', json.dumps([float(np.abs(reconstructed - input_test[:10]).mean()), float(np.abs(walk[0] - there[0]).mean()),
+                            float(np.abs(walk[-1] - there[1]).mean()), float(np.abs(walk[0] - there[1]).mean())]))''')
+    assert [pictures(cell) for cell in notebook.cells[:-1]] == [3, 1, 1, 1, 0, 0]
+    reconstruction, start, end, wrong = result(notebook.cells[-1])
+    assert reconstruction < 0.1 and start < 0.08 and end < 0.7 * wrong
+    assert '(1, 28, 28, 1)' in printed(notebook.cells[-2])
+
+
+@pytest.mark.parametrize('row', [row for row in section('Change it').splitlines() if row.count('`') == 2])
+def test_each_line_to_change(digits, tmp_path, row):
+    line = row.split('`')[1]
+    start = re.match(r"'?\w+'?(?: =|=|:)?(?: K\.mean)?", line)[0]
+    old, = [old.strip() for old in script.read_text().splitlines() if old.strip().startswith(start)]
+    names = train(digits, tmp_path, 1, changes=[(old, line)])
+    assert len(names['vae'].history.epoch) == 1
+
+
+def test_own_pictures(mnist, tmp_path, monkeypatch):
+    for k in range(20):
+        path = tmp_path / 'pictures' / str(mnist['y_train'][k]) / f'{k}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mnist['x_train'][k]).save(path)
+    monkeypatch.chdir(tmp_path)
+    code, = re.findall(r'```python\n(.*?)```', section('Your own images'), re.DOTALL)
+    exec(code, {})
+    names = page('--data', 'pictures.npz', '--epochs', '0', '--output-dir', 'out')
+    assert names['input_train'].shape == (18, 48, 64, 3) and names['input_test'].shape == (2, 48, 64, 3)
+    assert set(names['target_test']) <= set('0123456789') and np.ptp(names['input_train']) == 1
+
+
+def test_the_executed_page():
+    """Its cells are the script's; it has run from top to bottom, and holds no path of a machine."""
+    import jupytext
+    import nbformat
+    path = script.parent / 'outputs' / 'reference' / 'original' / 'variational_autoencoder.ipynb'
+    notebook = nbformat.read(path, 4)
+    assert [(cell.cell_type, cell.source) for cell in notebook.cells] == [
+        (cell.cell_type, cell.source) for cell in jupytext.read(script).cells]
+    code = [cell for cell in notebook.cells if cell.cell_type == 'code']
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    text = ''.join(printed(cell) for cell in code)
+    assert re.findall(r'Total params: (\d+)', text) == ['17208', '9137', '26345']
+    assert len(re.findall(r'^48000/48000 .* - val_loss: ', text, re.MULTILINE)) == 100 and '\x08' not in text
+    assert float(re.search(r'Test loss: (\S+)', text)[1]) <= 150.8
+    assert sum(pictures(cell) for cell in code) == 3
+    assert all(output.output_type in ('stream', 'display_data') for cell in code for output in cell.outputs)
+    assert not re.search(r'/(?:home|root|tmp|work|Users)/|I0000|oneDNN custom', path.read_text())
+    assert path.stat().st_size < 3_000_000
+    assert len(README.split()) <= 1400
