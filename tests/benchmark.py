@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import importlib.util
+import io
 import json
 import os
 import platform
@@ -48,7 +49,7 @@ class Script:
         before_fit, rest = script.read_text().split('history = vae.fit(')
         viz_decoded = rest.split('# ## Visualizing samples')[1].split('# %% [markdown]')[0]
         self.page = {'__file__': str(script)}
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             sys.argv = [str(script), '--output-dir', folder]
             for text in before_fit, viz_decoded:
                 source = Path(folder) / f'cells{len(self.page)}.py'

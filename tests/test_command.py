@@ -93,12 +93,10 @@ def test_nothing_is_trained_with_no_epochs(drawn):
     assert float(re.search(r'Test loss: (\S+)', out)[1]) <= 150.8
 
 
-@pytest.mark.parametrize('architecture, epochs, bound', [
-    ('original', 100, 150.8), ('dcgan', 5, 160), ('dcgan-as-published', 5, 160)])
-def test_committed_history(architecture, epochs, bound):
-    history = rows(REFERENCE / architecture)
-    assert [row['epoch'] for row in history] == list(range(epochs))
-    assert history[-1]['val_loss'] < bound
+def test_committed_histories():
+    for architecture, epochs, bound in [('original', 100, 150.8), ('dcgan', 5, 160), ('dcgan-as-published', 5, 160)]:
+        history = rows(REFERENCE / architecture)
+        assert [row['epoch'] for row in history] == list(range(epochs)) and history[-1]['val_loss'] < bound
 
 
 def test_help():
