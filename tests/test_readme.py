@@ -32,8 +32,8 @@ print('RESULT', json.dumps([float(np.abs(reconstructed - input_test[:10]).mean()
 @pytest.mark.parametrize('row', [row for row in section('Change it').splitlines() if row.count('`') == 2])
 def test_each_line_to_change(digits, tmp_path, row):
     line = row.split('`')[1]
-    start = re.match(r"'?\w+'?(?: =|=|:)?(?: K\.mean)?", line)[0]
-    old, = [old.strip() for old in script.read_text().splitlines() if old.strip().startswith(start)]
+    start = re.match(r"return \S+|'?\w+'?(?: =|=|:)", line)[0]
+    old, *_ = [old.strip() for old in script.read_text().splitlines() if old.strip().startswith(start)]
     names = train(digits, tmp_path, 1, changes=[(old, line)])
     assert len(names['vae'].history.epoch) == 1
 
