@@ -11,7 +11,7 @@
 # The post imports `keras`, which is Keras 3 by now and lacks some of what the post calls; `tf_keras` is
 # Keras 2. The post's loss reads `mu` and `sigma`, which are not its arguments. TensorFlow allows that in graph
 # mode only, so eager execution is off, as a reader suggests below the post. The post's own suggestion,
-# `run_functions_eagerly(True)`, does not help.
+# `run_functions_eagerly(True)`, does not help. Warnings about that mode, or about a missing window, are left out.
 # %%
 import argparse
 import json
@@ -21,7 +21,6 @@ import sys
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-
 # oneDNN then keeps the convolutions that it has set up for a step, which saves 3% of the time.
 os.environ.setdefault('TF_MKL_OPTIMIZE_PRIMITIVE_MEMUSE', 'false')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -100,17 +99,16 @@ def checked(images, name):
     images may lack the channels. They are integers from 0 to 255, or others from 0 to 1.
     """
     found = f'{name} holds {images.dtype} of the shape {images.shape}'
-    if images.ndim < 3 or images.shape[3:] not in [(), (1,), (3,)] or images.size == 0:
-        parser.error(f'{found}; it must be (n, height, width), or that with 1 or 3 channels')
-    if images.dtype.kind not in 'buif':
-        parser.error(f'{found}; it must hold numbers')
+    numbers = images.size > 0 and images.dtype.kind in 'buif'
+    if not numbers or images.ndim < 3 or images.shape[3:] not in [(), (1,), (3,)]:
+        parser.error(f'{found}; it must hold numbers as (n, height, width[, 1 or 3 channels])')
     low, high = float(images.min()), float(images.max())
     if not np.isfinite(high - low):
         parser.error(f'{found}, some of it NaN or infinite; leave these images out')
     white = 255 if images.dtype.kind in 'ui' else 1
     if low < 0 or high > white:
         parser.error(f'{found} from {low:g} to {high:g}; integers must lie in 0 to 255, others '
-                     f'in 0 to 1: take off {low:g}, then divide by {high - low:g}')
+                     f'in 0 to 1: subtract {low:g}, then divide by {high - low:g}')
     images = images.reshape(*images.shape[:3], -1)
     return images if white == 255 else images.astype('float32') * 255
 # %%
@@ -179,16 +177,16 @@ if verbosity == 1 and not (sys.stdout.isatty() or hasattr(sys, 'ps1')):
 if started and not hasattr(sys, 'ps1') and hasattr(signal, 'SIGPIPE'):
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 # A training that goes on draws other random numbers than it did before.
-training = {'optimizer': [], 'losses': []}
+earlier = {}
 if 'weights' in given:
     with answering(f'{given["weights"]} cannot be read', '--weights takes a vae_weights.h5'):
         with h5py.File(given['weights']) as file:
             if 'optimizer' in file:
                 arrays = file['optimizer']
-                training['optimizer'] = [arrays[str(k)][()] for k in range(len(arrays))]
+                earlier['optimizer'] = [arrays[str(k)][()] for k in range(len(arrays))]
                 seed += int(arrays['0'][()])
             if 'losses' in file:
-                training['losses'] = json.loads(file['losses'][()])
+                earlier['losses'] = json.loads(file['losses'][()])
 # A second run in a notebook is then like the first. Every other model there is lost to it.
 K.clear_session()
 keras.utils.set_random_seed(seed % 2**32)
@@ -346,7 +344,7 @@ class SaveTraining(keras.callbacks.Callback):
             for k, array in enumerate(optimizer):
                 file[f'optimizer/{k}'] = array
         os.replace(part, weights_file)
-        self.saved_in = weights_file
+        SaveTraining.saved_in = weights_file
 
     def on_train_end(self, logs=None):
         signal.signal(signal.SIGINT, self.before)
@@ -356,6 +354,7 @@ class SaveTraining(keras.callbacks.Callback):
 output_dir = Path(given.get('output_dir', script.parent / 'outputs' / architecture))
 weights_file = (output_dir / 'vae_weights.h5').resolve()
 part = output_dir / f'vae_weights_{os.getpid()}.h5'  # Each process has one of its own.
+training = {'optimizer': [], 'losses': [], **earlier}
 if 'weights' in given:
     with answering(f'{given["weights"]} does not fit {architecture} for {input_shape} images',
                    'name other weights, or their own --architecture and --data'):
@@ -371,7 +370,7 @@ if no_epochs and weights_file.exists() and SaveTraining.saved_in.resolve() != we
 
 # %% [markdown]
 # ## Compilation & training
-# The post sets `verbosity`, but does not hand it on. It has no test loss, which makes runs comparable.
+# The post sets `verbosity`, but does not hand it on. The loss of the test set, by which runs can be compared, is new.
 # %%
 vae.compile(optimizer='adam', loss=kl_reconstruction_loss,
             metrics=[reconstruction_loss, kl_loss])
@@ -396,7 +395,8 @@ def drawing(name):
         if plt.get_fignums():  # The post's own functions show a figure, and it is gone.
             plt.savefig(output_dir / name)
     except Exception as error:
-        print(f'warning: {name} cannot be drawn ({error})', file=sys.stderr)
+        found, _, _ = str(error).partition('\n')
+        print(f'warning: {name} cannot be drawn ({found})', file=sys.stderr)
 # %%
 def viz_latent_space(encoder, data):
     """Draw mu, coloured by label; data is images as in the fit, and labels (n,) or None."""
