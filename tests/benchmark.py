@@ -1,45 +1,30 @@
 """
-Time this script's training beside the post's way, Keras 3 and PyTorch: the same network,
-the same digits, batches of 128.
+Time this script's training beside the post's way, Keras 3 and PyTorch: the same network, the same digits, batches of
+128. Each has a process of its own, since eager execution is off for good in ours; they run in turn, one waiting while
+the other works, so that what else the machine does falls on all of them. The first round warms up and does not count.
+In the last one all must come to the same loss.
 
-- this script: its cells, and fit.
-- the post's way, mended: the encoder called on its own input, the flattened loss, 225 predictions for
-  the grid, TensorFlow's defaults; in graph mode, and with the right number of ticks.
-- Keras 3: on TensorFlow, with a train_step of its own, as in keras.io's example.
-- PyTorch, where it is installed: eager, in its default layout, with Keras's paddings and constants;
-  and the same with torch.compile, where there is a C++ compiler.
-
-Each has a process of its own, since eager execution is off for good in ours; they run in
-turn, one waiting while the other works, so that what else the machine does falls on all of
-them. Before anything is timed, all are given the same weights and must compute the same loss
-for the same batch. The first round warms up and does not count.
-
-A step is one batch, without validation. An epoch is 48,000 digits, and 12,000 to validate with.
-The start is the time up to the first step; memory is the peak of the process.
+An epoch is 48,000 digits, and 12,000 to validate with. The start is the time up to the first step.
 """
 import argparse
 import contextlib
 import importlib.metadata
 import importlib.util
 import io
-import json
+import multiprocessing
 import os
 import platform
-import resource
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 here = Path(__file__).resolve().parent
-BATCH, STEPS = 128, 100
-CONTENDERS = {'script': 'this script', 'post': "the post's way", 'keras3': 'Keras 3, custom train_step',
-              'torch': 'PyTorch', 'compiled': 'PyTorch, torch.compile'}
+BATCH = 128
 
 
 class Script:
@@ -58,25 +43,19 @@ class Script:
         self.images, self.encoder, self.decoder, self.vae = (
             self.page[name] for name in ('input_train', 'encoder', 'decoder', 'vae'))
 
-    def step(self, images):
-        return float(np.ravel(self.vae.train_on_batch(images, images))[0])
+    def step(self):
+        self.vae.train_on_batch(self.images[:BATCH], self.images[:BATCH])
 
-    def fit(self, images, **settings):
-        self.vae.fit(images, images, epochs=1, batch_size=BATCH, verbose=0, **settings)
-
-    def weights(self):
-        return self.encoder.get_weights(), self.decoder.get_weights()
-
-    def set_weights(self, encoder, decoder):
-        self.encoder.set_weights(encoder)
-        self.decoder.set_weights(decoder)
+    def epoch(self):
+        return self.vae.fit(self.images, self.images, epochs=1, batch_size=BATCH, verbose=0,
+                            validation_split=0.2).history['loss'][0]
 
     def figure(self):
         self.page['viz_decoded'](self.encoder, self.decoder, None)
 
 
 class Post(Script):
-    """The post's way: the encoder called on its own input, a flattened loss, 225 predictions."""
+    """The post's way, in graph mode: the encoder called on its own input, the flattened loss, 225 predictions."""
     def __init__(self):
         os.environ['TF_MKL_OPTIMIZE_PRIMITIVE_MEMUSE'] = 'true'  # TensorFlow's default: the change is our script's
         super().__init__()
@@ -168,17 +147,12 @@ class Keras3:
         self.vae = VAE(self.encoder, self.decoder)
         self.vae.compile(optimizer='adam')
 
-    def step(self, images):
-        return float(self.vae.train_on_batch(images, return_dict=True)['loss'])
+    def step(self):
+        self.vae.train_on_batch(self.images[:BATCH])
 
-    def fit(self, images, validation_split=0):
-        split = int(len(images) * (1 - validation_split))
-        self.vae.fit(images[:split], epochs=1, batch_size=BATCH, verbose=0,
-                     validation_data=(images[split:],) if validation_split else None)
-
-    def set_weights(self, encoder, decoder):
-        self.encoder.set_weights(encoder)
-        self.decoder.set_weights(decoder)
+    def epoch(self):
+        return self.vae.fit(self.images[:48000], epochs=1, batch_size=BATCH, verbose=0,
+                            validation_data=(self.images[48000:],)).history['loss'][0]
 
 
 class Torch:
@@ -220,23 +194,6 @@ class Torch:
         self.vae = VAE()
         self.optimizer = torch.optim.Adam(self.vae.parameters(), eps=1e-7)
 
-    def set_weights(self, encoder, decoder):
-        with self.torch.no_grad():
-            arrays = iter([*encoder, *decoder])
-
-            def fill(*tensors, change=lambda array: array):
-                for tensor in tensors:
-                    array = change(next(arrays)) if tensor.ndim > 1 else next(arrays)
-                    tensor.copy_(self.torch.from_numpy(np.ascontiguousarray(array)))
-
-            c, d, n = self.vae.convolutions, self.vae.dense, self.vae.norms
-            order = [c[0], n[0], c[1], n[1], d[0], n[2], d[1], d[2], d[3], n[3], c[2], n[4], c[3], n[5], c[4]]
-            for layer in order:
-                fill(layer.weight, change=lambda array: array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1))
-                fill(layer.bias)
-                if layer in list(n):
-                    fill(layer.running_mean, layer.running_var)
-
     def train(self, true):
         self.optimizer.zero_grad()
         losses = self.vae(true)
@@ -244,20 +201,17 @@ class Torch:
         self.optimizer.step()
         return [loss.item() for loss in losses]
 
-    def step(self, images):
-        return self.train(self.torch.from_numpy(images).permute(0, 3, 1, 2))[0]
+    def step(self):
+        self.train(self.images[:BATCH])
 
-    def fit(self, images, validation_split=0):
-        split = int(len(images) * (1 - validation_split))
+    def epoch(self):
         self.vae.train()
-        order = self.torch.randperm(split)
-        for start in range(0, split, BATCH):
-            self.train(images[order[start:start + BATCH]])
+        losses = [self.train(self.images[batch])[0] for batch in self.torch.randperm(48000).split(BATCH)]
         self.vae.eval()
         with self.torch.no_grad():
-            for start in range(split, len(images), BATCH):
-                [loss.item() for loss in self.vae(images[start:start + BATCH])]
-        self.vae.train()
+            for batch in self.images[48000:].split(BATCH):
+                [loss.item() for loss in self.vae(batch)]
+        return np.mean(losses)
 
 
 class CompiledTorch(Torch):
@@ -267,114 +221,61 @@ class CompiledTorch(Torch):
         self.vae.compile()
 
 
-def work(name):
-    """Be one contender: answer each line of standard input with a line of JSON."""
-    contender = {'script': Script, 'post': Post, 'keras3': Keras3, 'torch': Torch,
-                 'compiled': CompiledTorch}[name]()
-    batch = digits()[:BATCH]
-    contender.step(batch)
-    print(json.dumps('ready'), flush=True)
-    for line in sys.stdin:
-        task, *arguments = line.split()
-        began = time.perf_counter()
-        answer = None
-        if task == 'weights':  # new ones, with a variance so small that no draw can be told from its mean
-            encoder, decoder = contender.weights()
-            encoder[-2][:], encoder[-1][:] = 0, -40
-            np.savez(arguments[0], *encoder, *decoder)
-            answer = len(encoder)
-        elif task == 'loss':
-            with np.load(arguments[0]) as arrays:
-                arrays = [arrays[f'arr_{k}'] for k in range(len(arrays))]
-            contender.set_weights(arrays[:int(arguments[1])], arrays[int(arguments[1]):])
-            answer = contender.step(batch)
-        elif task == 'step':
-            contender.fit(contender.images[:BATCH * STEPS])
-            answer = (time.perf_counter() - began) / STEPS
-        elif task == 'epoch':
-            contender.fit(contender.images, validation_split=0.2)
-        elif task == 'figure':
-            contender.figure()
-        elif task == 'memory':
-            answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps(time.perf_counter() - began if answer is None else answer), flush=True)
+CONTENDERS = {'this script': Script, "the post's way": Post, 'Keras 3, custom train_step': Keras3, 'PyTorch': Torch,
+              'PyTorch, torch.compile': CompiledTorch}
+contender = None  # of this process
 
 
-class Worker:
-    """The process of one contender, seen from outside."""
-    def __init__(self, name):
-        began = time.perf_counter()
-        self.errors = tempfile.TemporaryFile('w+')
-        environment = {**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3', 'PYTHONWARNINGS': 'ignore', 'MPLBACKEND': 'Agg'}
-        self.process = subprocess.Popen([sys.executable, __file__, '--work', name], text=True, env=environment,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
-        self.name = name
-        self.answer()
-        self.start = time.perf_counter() - began
+def begin(name):
+    global contender
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # TensorFlow's lines as it starts; exceptions come through the pool
+    contender = CONTENDERS[name]()
+    contender.step()
 
-    def answer(self):
-        line = self.process.stdout.readline()
-        if not line:
-            self.errors.seek(0)
-            sys.exit(f'\n{self.errors.read()[-2000:]}\nerror: the process of {CONTENDERS[self.name]} ended')
-        return json.loads(line)
 
-    def ask(self, *words):
-        print(*words, file=self.process.stdin, flush=True)
-        return self.answer()
+def do(method):
+    """What the contender's method returns, and the seconds that it takes."""
+    began = time.perf_counter()
+    answer = getattr(contender, method)()
+    return answer, time.perf_counter() - began
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rounds', type=int, default=5, help='rounds that each takes its turn in (default: 5)')
-    parser.add_argument('--work', choices=CONTENDERS, help=argparse.SUPPRESS)
-    settings = parser.parse_args()
-    if settings.work:
-        return work(settings.work)
-
-    def progress(text):
-        print(f'\r{text:60}', end='', file=sys.stderr, flush=True)
-
+    rounds = parser.parse_args().rounds
+    os.environ.update(TF_CPP_MIN_LOG_LEVEL='3', PYTHONWARNINGS='ignore', MPLBACKEND='Agg')
     names = list(CONTENDERS)
     if not importlib.util.find_spec('torch'):
         names = names[:-2]
     elif not shutil.which('g++'):
         names = names[:-1]
-    workers = {}
-    for name in names:
-        progress(f'starting {CONTENDERS[name]}')
-        workers[name] = Worker(name)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / 'weights.npz'
-        size = workers['script'].ask('weights', path)
-        losses = {name: worker.ask('loss', path, size) for name, worker in workers.items()}
-    if not np.allclose(list(losses.values()), losses['script'], rtol=5e-4):
-        sys.exit(f'error: the losses differ for the same weights and digits: {losses}')
+    pools, starts = {}, {}
 
-    times = {task: {name: [] for name in names} for task in ('step', 'epoch')}
-    for turn in range(settings.rounds + 1):  # the first one warms up
-        for task in times:
-            for name, worker in workers.items():
-                progress(f'round {turn} of {settings.rounds}: {task}, {CONTENDERS[name]}')
-                seconds = worker.ask(task)
-                if turn:
-                    times[task][name].append(seconds)
-    figures = {name: min(workers[name].ask('figure') for _ in range(3)) for name in ('script', 'post')}
-    progress('')
+    def ask(name, method):
+        print(f'{name}: {method:40}', end='\r', file=sys.stderr, flush=True)
+        return pools[name].submit(do, method).result()
+
+    for name in names:
+        pools[name] = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'))
+        began = time.perf_counter()
+        pools[name].submit(begin, name).result()
+        starts[name] = time.perf_counter() - began
+    epochs = np.array([[ask(name, 'epoch') for name in names] for _ in range(rounds + 1)])
+    losses, times = epochs[-1, :, 0], epochs[1:, :, 1]
+    if np.ptp(losses) > 0.05 * losses[0]:
+        sys.exit(f'error: the losses differ: {losses}')
+    one_call, many_calls = [min(ask(name, 'figure')[1] for _ in range(3)) for name in names[:2]]
 
     versions = [f'{name} {importlib.metadata.version(name)}'
-                for name in ('tensorflow', 'tf_keras', 'keras', *(['torch'] if 'torch' in names else []), 'numpy')]
-    print(f'\r{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, {", ".join(versions)}')
-    print('loss for the same weights: ' + ', '.join(f'{name} {loss:.4f}' for name, loss in losses.items()))
-    print(f'\n{"":28}{"step":>9}{"epoch":>9}{"script / it, median (range)":>30}{"start":>9}{"memory":>10}')
-    for name, worker in workers.items():
-        ratios = [ours / its for ours, its in zip(times['epoch']['script'], times['epoch'][name])]
-        print(f'{CONTENDERS[name]:28}{1000 * statistics.median(times["step"][name]):6.1f} ms'
-              f'{statistics.median(times["epoch"][name]):7.2f} s'
-              f'{statistics.median(ratios):16.2f} ({min(ratios):.2f} to {max(ratios):.2f})'
-              f'{worker.start:7.1f} s{worker.ask("memory"):7.0f} MB')
-    print(f'\nthe grid of 15 by 15: {figures["script"]:.2f} s in one call, {figures["post"]:.2f} s in 225')
-    print('step: without validation; epoch: 48,000 digits and 12,000 to validate with; start: to the first step')
+                for name in ('tensorflow', 'tf_keras', 'keras', *(['torch'] if 'PyTorch' in names else []), 'numpy')]
+    print(f'{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, {", ".join(versions)}')
+    print(f'\n{"":28}{"loss":>9}{"epoch":>9}{"script / it, median (range)":>30}{"start":>9}')
+    for name, loss, seconds in zip(names, losses, times.T):
+        ratios = times[:, 0] / seconds
+        print(f'{name:28}{loss:9.1f}{np.median(seconds):7.2f} s{np.median(ratios):16.2f} '
+              f'({min(ratios):.2f} to {max(ratios):.2f}){starts[name]:7.1f} s')
+    print(f'\nthe grid of 15 by 15: {one_call:.2f} s in one call, {many_calls:.2f} s in 225')
 
 
 if __name__ == '__main__':

@@ -19,11 +19,6 @@ script = Path(__file__).resolve().parent.parent / 'variational_autoencoder.py'
 processes = []
 
 
-def pytest_configure(config):
-    config.addinivalue_line('filterwarnings', 'ignore:.Model.state_updates')  # as in the script
-    config.addinivalue_line('filterwarnings', 'ignore:.*non-interactive')
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left():
     yield
@@ -41,20 +36,30 @@ def mnist():
         return dict(arrays)
 
 
+def save(folder, mnist, train, test):
+    """A file of the first digits."""
+    np.savez(folder / 'digits.npz', **{name: array[:train if 'train' in name else test] for name, array in mnist.items()})
+    return folder / 'digits.npz'
+
+
 @pytest.fixture(scope='session')
 def digits(mnist, tmp_path_factory):
-    """A file of 640 training and 200 test digits, for runs of which nothing is expected but to run."""
-    path = tmp_path_factory.mktemp('digits') / 'digits.npz'
-    np.savez(path, x_train=mnist['x_train'][:640], x_test=mnist['x_test'][:200], y_test=mnist['y_test'][:200])
-    return path
+    """For runs of which nothing is expected but to run."""
+    return save(tmp_path_factory.mktemp('digits'), mnist, 640, 200)
 
 
-def page(*arguments, changes=()):
-    """Run the page in this process, with pairs of texts replaced in it; return the names that it leaves.
+@pytest.fixture(scope='session')
+def more_digits(mnist, tmp_path_factory):
+    """For epochs of about half a second, in which something is learnt: 16 steps."""
+    return save(tmp_path_factory.mktemp('more'), mnist, 2560, 500)
+
+
+def page(*arguments, changes=(), until='# the end'):
+    """Run the page in this process, with pairs of texts replaced, up to a heading; return the names that it leaves.
 
     The models of an earlier run are lost to it, as in a notebook.
     """
-    text = script.read_text()
+    text, _, _ = script.read_text().partition(f'# %% [markdown]\n# ## {until}')
     for old, new in changes:
         assert text.count(old) == 1, old
         text = text.replace(old, new)
@@ -74,22 +79,8 @@ def page(*arguments, changes=()):
 
 def train(data, folder, epochs, *more, changes=()):
     """Run the page without its figures."""
-    head, tail = script.read_text().split('# %% [markdown]\n# ## Visualizing inputs', 1)
     return page('--data', data, '--epochs', epochs, '--output-dir', folder, *more,
-                changes=[('# ## Visualizing inputs' + tail, '\n'), *changes])
-
-
-def refused(capsys, *arguments, status=2, **settings):
-    """What the page complains of, in one line, when it ends with this status."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        page(*arguments, **settings)
-    if status == 1:
-        return end.value.code  # Python prints it as the program ends
-    assert end.value.code == 2
-    usage, line = capsys.readouterr().err.splitlines()
-    assert usage.startswith('usage: ') and line.startswith('variational_autoencoder.py: error: ')
-    return line
+                changes=changes, until='Visualizing inputs')
 
 
 def command(*arguments, **settings):

@@ -8,7 +8,7 @@ import pytest
 
 from conftest import command, complaints, rows, run, script, train, weights
 
-REFERENCE = script.parent / 'outputs' / 'reference'
+REFERENCE = script.parent / 'outputs' / 'reference' / 'original'
 
 
 @pytest.fixture(scope='module')
@@ -21,8 +21,7 @@ def first(digits, tmp_path_factory):
 
 def test_run(first):
     out, folder = first
-    for total in ('17208', '9137', '26345'):
-        assert re.search(rf'Total params: {total}\b', out)
+    assert re.findall(r'Total params: (\d+)', out) == ['17208', '9137', '26345']
     # No terminal: a line for each epoch, with both parts of the loss, and no bar
     epochs = [line for line in out.splitlines() if ' - loss: ' in line]
     assert len(epochs) == 2 and '\x08' not in out and '[==' not in out
@@ -38,18 +37,16 @@ def test_files(first):
     _, folder = first
     assert {path.name for path in folder.iterdir()} - {'latent_space_zoom.png'} == {
         'decoded_digits.png', 'history.csv', 'latent_space.png', 'loss.png', 'vae_weights.h5'}
-    for path in folder.glob('*.png'):
-        assert path.read_bytes().startswith(b'\x89PNG')
-        assert path.stat().st_size > 30_000
+    assert all(path.stat().st_size > 30_000 for path in folder.glob('*.png'))
     assert [row['epoch'] for row in rows(folder)] == [0, 1]
     assert set(rows(folder)[0]) == {'epoch', 'loss', 'reconstruction_loss', 'kl_loss',
                                     'val_loss', 'val_reconstruction_loss', 'val_kl_loss'}
     # Under another name Keras would write a file without any arrays, and say nothing
     saved = weights(folder / 'vae_weights.h5')
     assert sum(array.size for name, array in saved.items() if not name.startswith('optimizer/')) == 26345
-    # Two moments for each trainable weight, and the number of steps: two epochs of 512 digits in batches of 128
-    assert sum(array.size for name, array in saved.items() if name.startswith('optimizer/')) == 2 * 24641 + 1
+    # The number of steps, two epochs of 512 digits in batches of 128; and two moments for each trainable weight
     assert saved['optimizer/0'] == 8
+    assert sum(array.size for name, array in saved.items() if name.startswith('optimizer/')) == 1 + 2 * 24641
 
 
 def test_seed(first, digits, tmp_path):
@@ -69,22 +66,13 @@ def drawn(tmp_path_factory):
     return folder, run(*line.split(), '--output-dir', folder, cwd=script.parent)
 
 
-def difference(drawn, expected):
-    """The mean difference of the pixels of two pictures that differ somewhere from the background."""
-    drawn, expected = (plt.imread(path)[..., :3] for path in (drawn, expected))
-    assert drawn.shape == expected.shape
-    background = expected[expected.shape[0] // 2, 0]  # of the margin
-    dark = plt.get_cmap('viridis')(0)[:3]  # of the digits
-    drawn_on = np.ones(expected.shape[:2], bool)
-    for colour in background, dark:
-        drawn_on &= np.any(np.abs(expected - colour) > 0.1, axis=2)
-    return np.abs(drawn - expected)[drawn_on].mean()
-
-
 @pytest.mark.parametrize('name', ['latent_space.png', 'decoded_digits.png', 'loss.png'])
 def test_committed_weights_draw_the_committed_figures(drawn, name):
-    # Other versions of matplotlib place a letter or a point a pixel off
-    assert difference(drawn[0] / name, REFERENCE / 'original' / name) < 0.1
+    drawn, expected = (plt.imread(folder / name)[..., :3] for folder in (drawn[0], REFERENCE))
+    # Where there is neither the margin's white nor the dark around the digits. Other versions of matplotlib place
+    # a letter or a point a pixel off
+    painted = (np.ptp(expected, axis=2) > 0.1) & (expected[..., 1] > 0.1)
+    assert drawn.shape == expected.shape and np.abs(drawn - expected)[painted].mean() < 0.1
 
 
 def test_nothing_is_trained_with_no_epochs(drawn):
@@ -93,19 +81,11 @@ def test_nothing_is_trained_with_no_epochs(drawn):
     assert float(re.search(r'Test loss: (\S+)', out)[1]) <= 150.8
 
 
-def test_committed_histories():
-    for architecture, epochs, bound in [('original', 100, 150.8), ('dcgan', 5, 160), ('dcgan-as-published', 5, 160)]:
-        history = rows(REFERENCE / architecture)
-        assert [row['epoch'] for row in history] == list(range(epochs)) and history[-1]['val_loss'] < bound
-
-
 def test_help():
     text = ' '.join(run('--help').split())
-    for flag in ('--architecture NAME', '--epochs N', '--batch-size N', '--data FILE.npz', '--weights FILE',
-                 '--seed N', '--output-dir DIR'):
-        assert flag in text
+    for flag in ('architecture NAME', 'epochs N', 'batch-size N', 'data FILE.npz', 'weights FILE', 'seed N', 'output-dir DIR'):
+        assert re.search(f'--{flag} .*?default: ', text)
     assert '(default: 100, 5 for both dcgan)' in text
-    assert text.count('default: ') == 7
 
 
 def test_progress_bar_on_a_terminal(digits, tmp_path):

@@ -1,8 +1,7 @@
-"""Whatever ends a run, what was learnt is on the disk. Real signals to a real process."""
+"""Whatever ends a run, what was learnt is on the disk."""
 import json
 import re
 import signal
-import time
 
 import h5py
 import numpy as np
@@ -11,121 +10,99 @@ import pytest
 from conftest import command, finish, rows, train, weights
 
 
-@pytest.fixture(scope='module')
-def data(mnist, tmp_path_factory):
-    """Digits for epochs of about half a second."""
-    path = tmp_path_factory.mktemp('data') / 'digits.npz'
-    np.savez(path, x_train=mnist['x_train'][:3200], x_test=mnist['x_test'][:500], y_test=mnist['y_test'][:500])
-    return path
-
-
-def start(data, folder, epochs_in, *more):
-    """Start a long training, and wait until it has finished so many epochs."""
-    process = command('--data', data, '--epochs', 1000, '--output-dir', folder, *more)
+def start(data, folder):
+    """Start a long training, and wait until it has finished two epochs."""
+    process = command('--data', data, '--epochs', 1000, '--output-dir', folder)
     seen = 0
     for line in process.stdout:
         seen += ' - val_loss: ' in line
-        if line.startswith('Epoch') and seen == epochs_in:
+        if seen == 2:
             return process
     raise AssertionError(process.stderr.read())
 
 
-def whole_epochs(folder):
-    """The number of epochs in the weights, and so in history.csv, after a look at every number in both."""
-    assert all(np.isfinite(array).all() for array in weights(folder / 'vae_weights.h5').values())
+def steps_and_epochs(folder):
+    """How many are in the weights file, after a look at every number there and in history.csv."""
+    arrays = weights(folder / 'vae_weights.h5')
+    assert all(np.isfinite(array).all() for array in arrays.values())
     with h5py.File(folder / 'vae_weights.h5') as file:
         losses = json.loads(file['losses'][()])
     assert losses == (rows(folder) if losses else []) and [row['epoch'] for row in losses] == list(range(len(losses)))
-    return len(losses)
+    return arrays['optimizer/0'], len(losses)
 
 
-def steps(folder):
-    with h5py.File(folder / 'vae_weights.h5') as file:
-        return file['optimizer/0'][()]
-
-
-@pytest.mark.parametrize('epochs_in, seconds, batch_size', [(0, 3, 2), (2, 0.02, 128)])
-def test_interrupt(data, tmp_path, epochs_in, seconds, batch_size):
-    process = start(data, tmp_path, epochs_in, '--batch-size', batch_size)
-    time.sleep(seconds)
+def test_ctrl_c(more_digits, tmp_path):
+    process = start(more_digits, tmp_path)
     process.send_signal(signal.SIGINT)
     status, out, err = finish(process)
     assert (status, err) == (0, '')
     said = int(re.search(r'Interrupted with (\d+) whole epochs in', out)[1])
-    assert said == whole_epochs(tmp_path) >= epochs_in
     assert 'Test loss: ' in out.split('Interrupted')[1]
+    assert {path.name for path in tmp_path.iterdir()} - {'latent_space_zoom.png'} == {
+        'decoded_digits.png', 'history.csv', 'latent_space.png', 'loss.png', 'vae_weights.h5'}
     # The broken epoch is kept, and its number run again
-    before = steps(tmp_path)
-    assert before > said * 20 or batch_size == 2
-    assert go_on(data, tmp_path) == said + 1
-    assert {path.name for path in tmp_path.iterdir()} - {'history.csv', 'loss.png', 'latent_space_zoom.png'} == {
-        'decoded_digits.png', 'latent_space.png', 'vae_weights.h5'}
+    steps, epochs = steps_and_epochs(tmp_path)
+    assert epochs == said and steps > said * 16
+    train(more_digits, tmp_path, 1, '--weights', tmp_path / 'vae_weights.h5')
+    assert steps_and_epochs(tmp_path) == (steps + 16, epochs + 1)
 
 
-def go_on(data, folder):
-    """Run one more epoch; how many there are then."""
-    train(data, folder, 1, '--weights', folder / 'vae_weights.h5')
-    return whole_epochs(folder)
-
-
-@pytest.fixture
-def ctrl_c_is_heard():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    signal.signal(signal.SIGINT, before)
-
-
-NOW = "        if len(training['losses']) == {epochs}:\n            signal.raise_signal(signal.SIGINT)\n"
-PLACES = {  # where it comes, and how many steps and whole epochs there are then
-    'while Keras prepares to validate': ('    def on_train_batch_end', '    def on_test_begin(self, logs=None):\n'
-                                         + NOW.format(epochs=1), 2 * 20, 1),
-    'while validating': ('    def on_train_batch_end', '    def on_test_batch_begin(self, batch, logs=None):\n'
-                         + NOW.format(epochs=1), 2 * 20, 1),
-    'while saving': ('        os.replace(part, weights_file)\n', NOW.format(epochs=2), 2 * 20 + 1, 2)}
-
-
-@pytest.mark.parametrize('place', PLACES)
-def test_interrupt_in_an_epochs_last_moments(data, tmp_path, capsys, ctrl_c_is_heard, place):
-    """The epoch's steps are kept; it counts as a whole one if it was validated."""
-    before, code, steps_made, whole = PLACES[place]
-    train(data, tmp_path, 4, changes=[(before, code + '\n' * code.startswith('    def') + before)])
-    assert f'Interrupted with {whole} whole epochs in' in capsys.readouterr().out
-    assert steps(tmp_path) == steps_made and whole_epochs(tmp_path) == whole
-
-
-def test_kill(data, tmp_path):
-    process = start(data, tmp_path, 2)
+def test_kill(more_digits, tmp_path):
+    process = start(more_digits, tmp_path)
     process.kill()
     status, out, _ = finish(process)
     assert status == -signal.SIGKILL
-    # start() has read two epochs' lines; a line is printed right after its epoch is saved
+    # A line is printed right after its epoch is saved
     printed = 2 + out.count(' - val_loss: ')
     with h5py.File(tmp_path / 'vae_weights.h5') as file:
-        saved = len(json.loads(file['losses'][()]))
-    assert printed <= saved <= printed + 1
-    assert go_on(data, tmp_path) == saved + 1
+        assert len(json.loads(file['losses'][()])) in (printed, printed + 1)
+    train(more_digits, tmp_path, 0, '--weights', tmp_path / 'vae_weights.h5')
 
 
-@pytest.mark.parametrize('end', [signal.SIGINT, signal.SIGKILL])
-def test_less_than_an_epoch_replaces_nothing(data, tmp_path, end):
+@pytest.fixture
+def interrupted(more_digits, tmp_path):
+    """A function: train with a Ctrl-C in this method of the callback, after so many whole epochs."""
+    def interrupted(method, epochs):
+        now = f"if len(training['losses']) == {epochs}:\n            signal.raise_signal(signal.SIGINT)\n"
+        if method == 'on_epoch_end':  # which saves
+            before = '        os.replace(part, weights_file)\n'
+            changes = [(before, f'        {now}{before}')]
+        else:
+            before = '    def on_train_batch_end'
+            changes = [(before, f'    def {method}(self, batch=None, logs=None):\n        {now}\n{before}')]
+        train(more_digits, tmp_path, 4, changes=changes)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    pytest_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield interrupted
+    signal.signal(signal.SIGINT, pytest_handler)
+
+
+@pytest.mark.parametrize('method, epochs, steps', [
+    ('on_train_batch_begin', 0, 1), ('on_test_begin', 1, 2 * 16), ('on_test_batch_begin', 1, 2 * 16),
+    ('on_epoch_end', 2, 2 * 16 + 1)])
+def test_ctrl_c_at_any_moment(tmp_path, capsys, interrupted, method, epochs, steps):
+    """An epoch's steps are kept; it counts as a whole one if it was validated."""
+    interrupted(method, epochs)
+    assert f'Interrupted with {epochs} whole epochs in' in capsys.readouterr().out
+    assert steps_and_epochs(tmp_path) == (steps, epochs)
+
+
+def test_less_than_an_epoch_replaces_nothing(tmp_path, capsys, interrupted):
     for name in ('vae_weights.h5', 'history.csv'):
         (tmp_path / name).write_text('an earlier run')
-    process = start(data, tmp_path, 0)
-    process.send_signal(end)
-    status, out, err = finish(process)
-    assert status == (0 if end == signal.SIGINT else -signal.SIGKILL)
-    assert ('not saved over' in out) == (end == signal.SIGINT)
+    interrupted('on_train_batch_begin', 0)
+    out, err = capsys.readouterr()
+    assert 'not saved over' in out
     assert err.startswith('note: ') and str(tmp_path / 'vae_weights.h5') in err and len(err.splitlines()) == 1
     for name in ('vae_weights.h5', 'history.csv'):
         assert (tmp_path / name).read_text() == 'an earlier run'
 
 
 def test_two_trainings_in_one_folder(digits, tmp_path):
-    """Each file that one of them saves is whole."""
-    both = [start(digits, tmp_path, 1, '--seed', seed) for seed in (1, 2)]
-    for _ in range(40):
-        with h5py.File(tmp_path / 'vae_weights.h5') as file:
-            assert len(file['optimizer']) == 61 and json.loads(file['losses'][()])
-        time.sleep(0.05)
-    assert all(process.poll() is None for process in both)
+    """Each file that one of them saves is whole, and neither fails."""
+    other = start(digits, tmp_path)
+    after = '        SaveTraining.saved_in = weights_file\n'
+    whole = "        assert len(h5py.File(weights_file)['optimizer']) == 61\n"
+    train(digits, tmp_path, 9, changes=[(after, after + whole)])
+    assert other.poll() is None

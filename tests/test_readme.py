@@ -1,12 +1,14 @@
 """The README's code, block by block as it stands there, in the repository itself; its lines to change the page."""
 import re
 
+import jupytext
+import nbformat
 import numpy as np
 import pytest
 from PIL import Image
 
 from conftest import page, script, train
-from test_notebooks import execute, inline_figures, pictures, printed, result  # noqa: F401
+from test_notebooks import execute, pictures, printed, result
 
 README = (script.parent / 'README.md').read_text()
 
@@ -17,16 +19,16 @@ def section(name):
 
 def test_what_to_do_with_it():
     blocks = re.findall(r'```python\n(.*?)```', section('What to do with it'), re.DOTALL)
-    notebook = execute(script.parent, *blocks, '''
+    *cells, last = execute(script.parent, *blocks, '''
 import json, os
 os.unlink('decoder.h5')
 walk, there = decoder.predict(steps), input_test[[0, 3]]
 print('RESULT', json.dumps([float(np.abs(reconstructed - input_test[:10]).mean()), float(np.abs(walk[0] - there[0]).mean()),
                             float(np.abs(walk[-1] - there[1]).mean()), float(np.abs(walk[0] - there[1]).mean())]))''')
-    assert [pictures(cell) for cell in notebook.cells[:-1]] == [3, 1, 1, 1, 0, 0]
-    reconstruction, start, end, wrong = result(notebook.cells[-1])
+    assert [pictures(cell) for cell in cells] == [3, 1, 1, 1, 0, 0]
+    reconstruction, start, end, wrong = result(last)
     assert reconstruction < 0.1 and start < 0.08 and end < 0.7 * wrong
-    assert '(1, 28, 28, 1)' in printed(notebook.cells[-2])
+    assert '(1, 28, 28, 1)' in printed(cells[-1])
 
 
 @pytest.mark.parametrize('row', [row for row in section('Change it').splitlines() if row.count('`') == 2])
@@ -53,8 +55,6 @@ def test_own_pictures(mnist, tmp_path, monkeypatch):
 
 def test_the_executed_page():
     """Its cells are the script's; it has run from top to bottom, and holds no path of a machine."""
-    import jupytext
-    import nbformat
     path = script.parent / 'outputs' / 'reference' / 'original' / 'variational_autoencoder.ipynb'
     notebook = nbformat.read(path, 4)
     assert [(cell.cell_type, cell.source) for cell in notebook.cells] == [
