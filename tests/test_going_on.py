@@ -75,6 +75,13 @@ def test_no_epochs_leave_all_as_it_is(more_digits, copy, monkeypatch, capfd):
     assert names['output_dir'] == copy and len(names['training']['losses']) == 3 and contents(copy) == before
 
 
+def test_a_save_that_fails_costs_no_earlier_one(more_digits, copy):
+    before = contents(copy)['vae_weights.h5']
+    with pytest.raises(OSError):
+        train(more_digits, copy, 1, '--weights', copy / 'vae_weights.h5', changes=[("file['losses'] =", 'raise OSError #')])
+    assert contents(copy)['vae_weights.h5'] == before
+
+
 def test_files_of_an_earlier_form_and_of_keras(more_digits, copy, tmp_path):
     """The earlier one had the optimizer, but no losses; Keras's own has nothing but weights."""
     for k, without in enumerate((['losses'], ['losses', 'optimizer'])):

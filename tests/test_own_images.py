@@ -7,8 +7,6 @@ import pytest
 
 from conftest import page
 
-GRID = np.linspace(-4, 4, 15)
-
 
 def run_on(folder, *more, until='# the end', **arrays):
     np.savez(folder / 'images.npz', **arrays, y_train=np.array(['not needed', None], dtype=object))
@@ -32,9 +30,10 @@ def test_sizes_and_colours(mnist, tmp_path, height, width, channels):
     axes, = plt.figure(plt.get_fignums()[1]).axes
     image = np.asarray(axes.images[0].get_array())
     assert image.shape[:2] == (15 * height, 15 * width)
+    grid = np.linspace(-4, 4, 15)
     for r, c in [(0, 0), (0, 14), (14, 0), (3, 11), (7, 7)]:
         tile = image[r * height:(r + 1) * height, c * width:(c + 1) * width]
-        decoded = decoder.predict(np.array([[GRID[c], GRID[14 - r]]]))[0]
+        decoded = decoder.predict(np.array([[grid[c], grid[14 - r]]]))[0]
         np.testing.assert_allclose(tile.reshape(decoded.shape), decoded, atol=1e-5)
     np.testing.assert_array_equal(axes.get_xticks(), [width // 2 + k * width for k in range(15)])
     np.testing.assert_array_equal(axes.get_yticks(), [height // 2 + k * height for k in range(15)])
