@@ -50,8 +50,8 @@ def digits(mnist, tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def more_digits(mnist, tmp_path_factory):
-    """For epochs of about half a second, in which something is learnt: 16 steps."""
-    return save(tmp_path_factory.mktemp('more'), mnist, 2560, 500)
+    """For epochs of about half a second, in which something is learnt: 10 steps."""
+    return save(tmp_path_factory.mktemp('more'), mnist, 1600, 500)
 
 
 def page(*arguments, changes=(), until='# the end'):

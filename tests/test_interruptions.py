@@ -42,9 +42,9 @@ def test_ctrl_c(more_digits, tmp_path):
         'decoded_digits.png', 'history.csv', 'latent_space.png', 'loss.png', 'vae_weights.h5'}
     # The broken epoch is kept, and its number run again
     steps, epochs = steps_and_epochs(tmp_path)
-    assert epochs == said and steps > said * 16
+    assert epochs == said and steps > said * 10
     train(more_digits, tmp_path, 1, '--weights', tmp_path / 'vae_weights.h5')
-    assert steps_and_epochs(tmp_path) == (steps + 16, epochs + 1)
+    assert steps_and_epochs(tmp_path) == (steps + 10, epochs + 1)
 
 
 def test_kill(more_digits, tmp_path):
@@ -79,8 +79,8 @@ def interrupted(more_digits, tmp_path):
 
 
 @pytest.mark.parametrize('method, epochs, steps', [
-    ('on_train_batch_begin', 0, 1), ('on_test_begin', 1, 2 * 16), ('on_test_batch_begin', 1, 2 * 16),
-    ('on_epoch_end', 2, 2 * 16 + 1)])
+    ('on_train_batch_begin', 0, 1), ('on_test_begin', 1, 2 * 10), ('on_test_batch_begin', 1, 2 * 10),
+    ('on_epoch_end', 2, 2 * 10 + 1)])
 def test_ctrl_c_at_any_moment(tmp_path, capsys, interrupted, method, epochs, steps):
     """An epoch's steps are kept; it counts as a whole one if it was validated."""
     interrupted(method, epochs)

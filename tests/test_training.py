@@ -8,18 +8,18 @@ from conftest import page, rows
 
 @pytest.fixture(scope='module')
 def trained(more_digits, tmp_path_factory):
-    """9 epochs: the page's names, its figures, and the folder."""
+    """12 epochs: the page's names, its figures, and the folder."""
     folder = tmp_path_factory.mktemp('trained')
     (folder / 'latent_space_zoom.png').write_text('an earlier run drew this')
-    names = page('--data', more_digits, '--epochs', 9, '--output-dir', folder)
+    names = page('--data', more_digits, '--epochs', 12, '--output-dir', folder)
     return names, folder
 
 
 def test_loss_falls(trained):
     losses = rows(trained[1])
-    assert [row['epoch'] for row in losses] == list(range(9))
+    assert [row['epoch'] for row in losses] == list(range(12))
     assert losses[-1]['loss'] < 0.6 * losses[0]['loss']
-    assert losses[-1]['val_loss'] < 0.8 * losses[0]['val_loss']
+    assert losses[-1]['val_loss'] < 0.9 * losses[0]['val_loss']
     for row in losses:
         for prefix in ('', 'val_'):
             parts = row[prefix + 'reconstruction_loss'] + row[prefix + 'kl_loss']
