@@ -105,6 +105,5 @@ def test_labels_have_colours_by_rank_and_are_shown_as_they_are(scatter, labels, 
 def test_many_labels_do_not_overlap(scatter, labels):
     _, bar = scatter(labels)
     boxes = [label.get_window_extent() for label in bar.get_yticklabels()]
-    assert 5 <= len(boxes) <= 21
+    assert 5 <= len(boxes) <= 21 and max(box.x1 for box in boxes) <= bar.figure.bbox.x1
     assert all(below.y1 <= above.y0 for below, above in zip(boxes, boxes[1:]))
-    assert max(box.x1 for box in boxes) <= bar.figure.bbox.x1

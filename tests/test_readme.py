@@ -1,5 +1,6 @@
-"""The README's code, block by block as it stands there, in the repository itself; its lines to change the page."""
+"""The README's code, block by block as it stands there, in a copy of the repository; its lines to change the page."""
 import re
+import shutil
 
 import jupytext
 import nbformat
@@ -17,11 +18,11 @@ def section(name):
     return README.split(f'\n## {name}\n')[1].split('\n## ')[0]
 
 
-def test_what_to_do_with_it():
+def test_what_to_do_with_it(tmp_path):
     blocks = re.findall(r'```python\n(.*?)```', section('What to do with it'), re.DOTALL)
-    *cells, last = execute(script.parent, *blocks, '''
-import json, os
-os.unlink('decoder.h5')
+    project = shutil.copytree(script.parent, tmp_path / 'project', ignore=shutil.ignore_patterns('.*'))
+    *cells, last = execute(project, *blocks, '''
+import json
 walk, there = decoder.predict(steps), input_test[[0, 3]]
 print('RESULT', json.dumps([float(np.abs(reconstructed - input_test[:10]).mean()), float(np.abs(walk[0] - there[0]).mean()),
                             float(np.abs(walk[-1] - there[1]).mean()), float(np.abs(walk[0] - there[1]).mean())]))''')
