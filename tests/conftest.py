@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 script = Path(__file__).resolve().parent.parent / 'variational_autoencoder.py'
+FILES = {'decoded_digits.png', 'history.csv', 'latent_space.png', 'loss.png', 'vae_weights.h5'}  # of every training
 processes = []
 
 
@@ -129,3 +130,9 @@ def weights(path):
     with h5py.File(path) as file:
         file.visititems(read)
     return arrays
+
+
+def same(one, other):
+    """Whether two weights files hold the same arrays."""
+    one, other = weights(one), weights(other)
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)

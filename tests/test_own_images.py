@@ -37,6 +37,7 @@ def test_sizes_and_colours(mnist, tmp_path, height, width, channels):
         np.testing.assert_allclose(tile.reshape(decoded.shape), decoded, atol=1e-5)
     np.testing.assert_array_equal(axes.get_xticks(), [width // 2 + k * width for k in range(15)])
     np.testing.assert_array_equal(axes.get_yticks(), [height // 2 + k * height for k in range(15)])
+    assert all(plt.imread(tmp_path / f'{name}.png').std() > 0.05 for name in ('latent_space', 'decoded_digits'))
 
 
 def test_grid_of_large_images_is_brought_to_the_size_of_the_figure(mnist, tmp_path):

@@ -182,7 +182,7 @@ def test_same_layers_and_loss_as_the_post(digits, cells, tmp_path):
     blocks = ['Encoder definition', 'sample_z', 'Decoder definition']
     theirs = train(digits, tmp_path / 'theirs', 0, changes=pasted(cells, blocks))
     assert [configuration(theirs[name]) for name in ('encoder', 'decoder')] == configurations
-    assert all(map(np.array_equal, theirs['vae'].get_weights(), weights))
+    assert all(np.array_equal(one, other) for one, other in zip(theirs['vae'].get_weights(), weights, strict=True))
     K, vae, images = theirs['K'], theirs['vae'], theirs['input_test'][:64]
     # No pixel so near to black or white that the post's clipping would change its logarithm
     output = theirs['decoder'].get_layer('decoder_output')
@@ -212,7 +212,6 @@ def test_changed_settings_count_everywhere(digits, tmp_path, split, steps):
     assert {'latent_space.png', 'decoded_digits.png', 'loss.png'} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_dcgan_brings_the_posts_epochs(digits, tmp_path):
+def test_dcgan_brings_the_posts_epochs(digits):
     for arguments, epochs in [([], 100), (['--architecture', 'dcgan'], 5), (['--architecture', 'dcgan', '--epochs', 7], 7)]:
-        names = page('--data', digits, '--output-dir', tmp_path, *arguments, until='Data preprocessing')
-        assert names['no_epochs'] == epochs
+        assert page('--data', digits, *arguments, until='Data preprocessing')['no_epochs'] == epochs
