@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault('MPLBACKEND', 'Agg')
-# Two tests run side by side, so that each has one core
-os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
-os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
+# oneDNN as in the page, which comes too late where a test has imported TensorFlow; and a core for each of two tests
+for name in ('TF_ENABLE_ONEDNN_OPTS', 'TF_NUM_INTRAOP_THREADS', 'TF_NUM_INTEROP_THREADS'):
+    os.environ.setdefault(name, '1')
 
 import h5py
 import matplotlib.pyplot as plt
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 script = Path(__file__).resolve().parent.parent / 'variational_autoencoder.py'
+REFERENCE = script.parent / 'outputs' / 'reference' / 'original'
 FILES = {'decoded_digits.png', 'history.csv', 'latent_space.png', 'loss.png', 'vae_weights.h5'}  # of every training
 processes = []
 
@@ -56,10 +57,8 @@ def more_digits(mnist, tmp_path_factory):
 
 
 def page(*arguments, changes=(), until='# the end'):
-    """Run the page in this process, with pairs of texts replaced, up to a heading; return the names that it leaves.
-
-    The models of an earlier run are lost to it, as in a notebook.
-    """
+    """Run the page in this process, with pairs of texts replaced, up to a heading; return the names that it leaves."""
+    # The models of an earlier run are lost to it, as in a notebook
     text, _, _ = script.read_text().partition(f'# %% [markdown]\n# ## {until}')
     for old, new in changes:
         assert text.count(old) == 1, old

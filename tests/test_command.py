@@ -1,14 +1,13 @@
 """The script as a user starts it."""
 import os
 import re
+from contextlib import suppress
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from conftest import FILES, command, complaints, rows, run, same, script, train, weights
-
-REFERENCE = script.parent / 'outputs' / 'reference' / 'original'
+from conftest import FILES, REFERENCE, command, complaints, rows, run, same, script, train, weights
 
 
 @pytest.fixture(scope='module')
@@ -92,11 +91,9 @@ def test_progress_bar_on_a_terminal(digits, tmp_path):
     process = command('--data', digits, '--epochs', 1, '--output-dir', tmp_path, stdout=line)
     os.close(line)
     text = b''
-    while True:
-        try:
+    with suppress(OSError):  # the other end is closed
+        while True:
             text += os.read(terminal, 4096)
-        except OSError:  # the other end is closed
-            break
     assert process.wait(timeout=60) == 0
     assert b'512/512 [=====' in text and b' - kl_loss: ' in text and b' - val_reconstruction_loss: ' in text
 
@@ -105,9 +102,7 @@ def test_progress_bar_on_a_terminal(digits, tmp_path):
 def test_closed_pipe(digits, tmp_path, last_line, trained):
     """As with `... | head`, before the training and in it."""
     process = command('--data', digits, '--epochs', 1000, '--output-dir', tmp_path, env={'PYTHONUNBUFFERED': '1'})
-    for line in process.stdout:
-        if last_line in line:
-            break
+    next(line for line in process.stdout if last_line in line)
     process.stdout.close()
     assert complaints(process.stderr.read()) == ''
     assert process.wait(timeout=60) == -13  # 141 to a shell

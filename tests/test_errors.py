@@ -1,15 +1,17 @@
 """What is wrong is said in one line, before anything is trained or written."""
 import io
 import os
+import re
 
 import h5py
 import numpy as np
 import pytest
 
-from conftest import command, finish, page, train
+from conftest import REFERENCE, command, finish, page
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 28, 28)).astype('uint8')
 FLOATS = GREY / 255
+TRAINED = REFERENCE / 'vae_weights.h5'
 
 
 def npz(**arrays):
@@ -70,6 +72,7 @@ def refuse(tmp_path, monkeypatch, capsys):
         assert end.value.code == 2 and usage.startswith('usage: ')
         assert line.startswith('variational_autoencoder.py: error: ') and [word for word in words if word not in line] == []
         assert sorted(os.walk('.')) == before
+        return line
     return refuse
 
 
@@ -80,6 +83,17 @@ def test_bad_data(name, tmp_path, refuse):
     refuse(words, '--data', 'bad.npz')
 
 
+@pytest.mark.parametrize('kind', ['int8', 'float32'])
+def test_what_the_advice_makes_of_images_is_taken(kind, refuse):
+    images = ((FLOATS - 0.51) * 248.77).astype(kind)
+    np.savez('own.npz', x_train=images, x_test=images)
+    line = refuse(['as floats'], '--data', 'own.npz')
+    low, span = map(float, re.findall(r'(?:subtract|divide by) ([^,\s]+)', line))
+    images = (images.astype('float32') - low) / span
+    np.savez('own.npz', x_train=images, x_test=images)
+    page('--data', 'own.npz', until='Model configuration')
+
+
 @pytest.mark.parametrize('name', BAD_ARGUMENTS)
 def test_bad_arguments(name, digits, refuse):
     arguments, words = BAD_ARGUMENTS[name]
@@ -87,25 +101,17 @@ def test_bad_arguments(name, digits, refuse):
     refuse(words, '--data', digits, *arguments, changes=changes)
 
 
-@pytest.fixture(scope='module')
-def trained(digits, tmp_path_factory):
-    """The weights of one epoch."""
-    folder = tmp_path_factory.mktemp('weights')
-    train(digits, folder, 1)
-    return folder / 'vae_weights.h5'
-
-
-def test_weights_of_another_network(trained, digits, refuse):
+def test_weights_of_another_network(digits, refuse):
     np.savez('colour.npz', x_train=np.stack([GREY] * 3, 3), x_test=np.stack([GREY] * 3, 3))
-    refuse([str(trained), 'original', '(28, 28, 3)', '--data'], '--weights', trained, '--data', 'colour.npz')
-    refuse([str(trained), 'dcgan-as-published', '(28, 28, 1)', '--architecture'],
-           '--weights', trained, '--data', digits, '--architecture', 'dcgan-as-published')
+    refuse([str(TRAINED), 'original', '(28, 28, 3)', '--data'], '--weights', TRAINED, '--data', 'colour.npz')
+    refuse([str(TRAINED), 'dcgan-as-published', '(28, 28, 1)', '--architecture'],
+           '--weights', TRAINED, '--data', digits, '--architecture', 'dcgan-as-published')
 
 
 @pytest.mark.parametrize('name', ['text.h5', 'half.h5', 'short.h5', 'npz.h5', 'folder.h5', 'nan.h5', 'my.weights.h5'])
-def test_broken_weights(name, trained, digits, tmp_path, refuse):
+def test_broken_weights(name, digits, tmp_path, refuse):
     """The last name is to Keras one of another format."""
-    content = trained.read_bytes()
+    content = TRAINED.read_bytes()
     bad = {'text.h5': b'no weights', 'half.h5': content[:len(content) // 2], 'short.h5': content[:-1000],
            'npz.h5': digits.read_bytes()}
     if name == 'folder.h5':

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import page, script, train
+from conftest import REFERENCE, page, script, train
 from test_notebooks import execute, pictures, printed, result
 
 README = (script.parent / 'README.md').read_text()
@@ -56,7 +56,7 @@ def test_own_pictures(mnist, tmp_path, monkeypatch):
 
 def test_the_executed_page():
     """Its cells are the script's; it has run from top to bottom, and holds no path of a machine."""
-    path = script.parent / 'outputs' / 'reference' / 'original' / 'variational_autoencoder.ipynb'
+    path = REFERENCE / 'variational_autoencoder.ipynb'
     notebook = nbformat.read(path, 4)
     assert [(cell.cell_type, cell.source) for cell in notebook.cells] == [
         (cell.cell_type, cell.source) for cell in jupytext.read(script).cells]
