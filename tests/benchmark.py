@@ -83,6 +83,7 @@ class Keras3:
     """Keras 3 on TensorFlow, with a train_step of its own as in keras.io's example."""
     def __init__(self):
         os.environ['KERAS_BACKEND'] = 'tensorflow'
+        os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
         import keras
         import tensorflow as tf
         from keras import layers, ops
@@ -243,7 +244,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rounds', type=int, default=5, help='rounds that each takes its turn in (default: 5)')
     rounds = parser.parse_args().rounds
-    os.environ.update(TF_ENABLE_ONEDNN_OPTS='1', TF_CPP_MIN_LOG_LEVEL='3', PYTHONWARNINGS='ignore', MPLBACKEND='Agg')
+    os.environ.update(TF_CPP_MIN_LOG_LEVEL='3', PYTHONWARNINGS='ignore', MPLBACKEND='Agg')
     names = list(CONTENDERS)
     if not importlib.util.find_spec('torch'):
         names = names[:-2]
