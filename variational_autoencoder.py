@@ -35,6 +35,8 @@ sys.stdout = sys.stdout or open(os.devnull, 'w')  # Keras prints, even where the
 if program and not hasattr(sys, 'ps1'):
     with suppress(AttributeError, ValueError):  # on Windows, and in threads
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends the run without a word.
+    if 'inline' in os.environ.get('MPLBACKEND', ''):  # of the notebook that runs this command
+        del os.environ['MPLBACKEND']
 given = vars(parser.parse_args(sys.argv[1:] if program else []))
 # %% [markdown]
 # ## Model imports
@@ -78,10 +80,10 @@ def load_data():
             x_train, x_test, y_test = file['x_train'], file['x_test'], file.get('y_test')
             y_train = None if 'data' in given else file['y_train']
         labelled = y_test is None or y_test.size == len(x_test)
-        for images in (x_train, x_test):
-            numbers = images.size > 0 and images.dtype.kind in 'buif' and images.ndim in (3, 4)
-            alike = images.shape[1:3] == x_test.shape[1:3] and images[0].size == x_test[0].size
-            if not (labelled and numbers and alike and images.shape[3:] in [(), (1,), (3,)]):
+        for array in (x_train, x_test):
+            numbers = array.size > 0 and array.dtype.kind in 'buif' and array.ndim in (3, 4)
+            alike = array.shape[1:3] == x_test.shape[1:3] and array[:1].size == x_test[:1].size
+            if not (labelled and numbers and alike and array.shape[3:] in [(), (1,), (3,)]):
                 raise ValueError(f'x_train: {x_train.dtype} {x_train.shape}, x_test: '
                                  f'{x_test.dtype} {x_test.shape}, y_test: {np.shape(y_test)}')
     except Exception as error:
@@ -111,13 +113,12 @@ validation_split = 0.2
 verbosity = 1
 latent_dim = 2
 num_channels = input_train[0].size // (img_height * img_width)
-architecture = 'original'
-seed = 42
 # %% [markdown]
 # ### DCGAN-like architecture
-# The listing in the post's section of this name is `dcgan`; the summary below it is that of `dcgan-as-published`. A row
-# has the filters of the encoder, as many for the decoder, the size of the kernels, and the epochs.
+# The post's listing is `dcgan`, its summary `dcgan-as-published`. A row: filters on both sides, kernel size, epochs.
 # %%
+seed = 42
+architecture = 'original'
 architectures = {
     'original': ([8, 16], [16, 8], 3, no_epochs),
     'dcgan': ([128, 256, 512, 1024], [1024, 512, 256, 128], 5, 5),
@@ -242,8 +243,8 @@ for name, number, least in [('images', len(input_train), 3), ('epochs', run_epoc
 for name, images, white in [('x_train', input_train, 0.125), ('x_test', input_test, 0)]:
     low, high = images.min(), images.max()
     if not (low >= 0 and white <= high <= 1):
-        parser.error(f'{name}: {low:g} to {high:g} found, integers / 255; it must be 0 to 1, not '
-                     'black, not NaN: as floats, (x - x.min()) / (x.max() - x.min())')
+        parser.error(f'{name}: pixels from {low:g} to {high:g} (integers / 255); it must be in '
+                     '0 to 1, not black or NaN: as floats, (x - x.min()) / (x.max() - x.min())')
 weights_file = (output_dir / 'vae_weights.h5').resolve()
 part = weights_file.with_name(f'vae_weights_{os.getpid()}.h5')  # one for each process
 if vae.history is None:  # A new network begins a training, or goes on with the earlier one.
@@ -254,8 +255,8 @@ if vae.history is None:  # A new network begins a training, or goes on with the 
             hdf5_format.load_weights_from_hdf5_group(earlier.get('model_weights', earlier), vae)
             np.asarray_chkfinite(np.concatenate([array.ravel() for array in vae.get_weights()]))
     except Exception as error:
-        parser.error(f'{weights} does not fit {network} for {input_shape} images ({error}); '
-                     'name other weights, or their own --architecture and --data')
+        parser.error(f'{weights} does not fit {network} for {input_shape} images; name other '
+                     f'--weights, --architecture or --data ({str(error).splitlines()[0]})')
     if run_epochs and weights_file.exists() and not weights_file.samefile(weights or '.'):
         print(f'note: the training in {weights_file} will be replaced', file=sys.stderr)
 try:
@@ -269,7 +270,6 @@ except Exception as error:
 class SaveTraining(keras.callbacks.Callback):
     """Save the training after each epoch, whole or not. Until it is closed, Ctrl-C ends it."""
     interrupted = False
-
     def on_train_begin(self, logs=None):
         # Another program's handler stays, and threads may have none.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -284,6 +284,8 @@ class SaveTraining(keras.callbacks.Callback):
     def close(self):
         if signal.getsignal(signal.SIGINT) == self.interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.interrupted:
+            print(f'\nInterrupted with {len(losses)} whole epochs in.')
     def on_train_batch_end(self, batch, logs=None):
         self.model.stop_training = self.model.stop_training or self.interrupted
     on_test_batch_end = on_train_batch_end
@@ -311,12 +313,10 @@ class SaveTraining(keras.callbacks.Callback):
         except OSError as error:
             part.unlink(missing_ok=True)
             sys.exit(f'error: epoch {epoch + 1} cannot be saved: {error}')
-        if self.interrupted:
-            print(f'\nInterrupted with {len(losses)} whole epochs in.')
-            return
-        lines = [','.join(row), *[','.join(map(str, whole.values())) for whole in losses], '']
+        header = [','.join(whole) for whole in losses[:1]]
+        lines = [','.join(map(str, whole.values())) for whole in losses]
         try:
-            (output_dir / 'history.csv').write_text('\n'.join(lines))
+            (output_dir / 'history.csv').write_text('\n'.join([*header, *lines, '']))
         except OSError as error:
             print(f'warning: {error}', file=sys.stderr)
 # %% [markdown]
@@ -413,7 +413,6 @@ if losses:
     plt.savefig(output_dir / 'loss.png')
 print(f'The figures are in {output_dir}')
 plt.show()
-# What `uv run variational_autoencoder.py` installs for a copy of this page:
 # /// script
 # requires-python = ">=3.10,<3.14"
 # dependencies = ["tensorflow>=2.16,<2.22", "tf_keras>=2.16,<2.22", "numpy>=1.26,<3",

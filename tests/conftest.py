@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 os.environ.setdefault('MPLBACKEND', 'Agg')
@@ -14,9 +15,11 @@ import h5py
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from tf_keras import backend as K
 
 script = Path(__file__).resolve().parent.parent / 'variational_autoencoder.py'
 REFERENCE = script.parent / 'outputs' / 'reference' / 'original'
+POST = REFERENCE.parent / 'post'
 FILES = {'decoded_digits.png', 'history.csv', 'latent_space.png', 'loss.png', 'vae_weights.h5'}  # of every training
 processes = []
 
@@ -58,7 +61,7 @@ def more_digits(mnist, tmp_path_factory):
 
 def page(*arguments, changes=(), until='# the end'):
     """Run the page in this process, with pairs of texts replaced, up to a heading; return the names that it leaves."""
-    # The models of an earlier run are lost to it, as in a notebook
+    K.clear_session()  # as in a new process
     text, _, _ = script.read_text().partition(f'# %% [markdown]\n# ## {until}')
     for old, new in changes:
         assert text.count(old) == 1, old
@@ -72,8 +75,16 @@ def page(*arguments, changes=(), until='# the end'):
         try:
             exec(compile(text, source.name, 'exec'), names)
         finally:
-            signal.signal(signal.SIGPIPE, pipe)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGPIPE, pipe)
             os.unlink(source.name)
+    return names
+
+
+def untrained(data, folder, *more, changes=()):
+    """The names that the page leaves before it trains, its VAE ready to be trained."""
+    names = page('--data', data, '--output-dir', folder, *more, changes=changes, until='Compilation & training')
+    names['vae'].compile('adam', names['kl_reconstruction_loss'], [names['reconstruction_loss'], names['kl_loss']])
     return names
 
 

@@ -1,6 +1,7 @@
 """The script as a user starts it."""
 import os
 import re
+import time
 from contextlib import suppress
 
 import matplotlib.pyplot as plt
@@ -80,7 +81,9 @@ def test_nothing_is_trained_with_no_epochs(drawn):
 
 
 def test_help():
+    began = time.perf_counter()
     text = ' '.join(run('--help').split())
+    assert time.perf_counter() - began < 2  # TensorFlow alone takes longer
     for flag in ('architecture NAME', 'epochs N', 'batch-size N', 'data FILE.npz', 'weights FILE', 'seed N', 'output-dir DIR'):
         assert re.search(f'--{flag} .*?default: ', text)
     assert '(default: 100, 5 for both dcgan)' in text

@@ -62,9 +62,9 @@ def test_kill(more_digits, tmp_path):
 def interrupted(more_digits, tmp_path):
     """A function: train with a Ctrl-C in this method of the callback, after so many whole epochs."""
     def interrupted(method, epochs):
-        now = f"if len(training['losses']) == {epochs}:\n            signal.raise_signal(signal.SIGINT)\n"
+        now = f"if len(losses) == {epochs}:\n            signal.raise_signal(signal.SIGINT)\n"
         if method == 'on_epoch_end':  # which saves
-            before = '        os.replace(part, weights_file)\n'
+            before = '        memory = io.BytesIO()\n'
             changes = [(before, f'        {now}{before}')]
         else:
             before = '    def on_train_batch_end'
@@ -99,7 +99,17 @@ def test_less_than_an_epoch_replaces_nothing(tmp_path, capsys, interrupted):
 def test_two_trainings_in_one_folder(digits, tmp_path):
     """Each file that one of them saves is whole, and neither fails."""
     other = start(digits, tmp_path)
-    after = '        SaveTraining.saved_in = weights_file\n'
-    whole = "        assert len(h5py.File(weights_file)['optimizer']) == 61\n"
+    after = '            os.replace(part, weights_file)\n'
+    whole = "            assert len(h5py.File(weights_file, locking=False)['optimizer']) == 61\n"
     train(digits, tmp_path, 9, changes=[(after, after + whole)])
     assert other.poll() is None
+
+
+@pytest.mark.parametrize('handler', [signal.SIG_IGN, lambda number, frame: None])
+def test_another_programs_handler_stays(digits, tmp_path, handler):
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        train(digits, tmp_path, 1)
+        assert signal.getsignal(signal.SIGINT) == handler
+    finally:
+        signal.signal(signal.SIGINT, before)
