@@ -4,6 +4,9 @@ Time this script's training beside the post's way, Keras 3 and PyTorch: the same
 the other works, so that what else the machine does falls on all of them. All of TensorFlow's have oneDNN on, as our
 script has. The first round warms up and does not count. In the last one all must come to the same loss.
 
+The post itself takes part with --post COMMAND, which runs its listing in the environment of its time (see
+outputs/reference/README.md); it is stopped while the others work.
+
 An epoch is 48,000 digits, and 12,000 to validate with. The start is the time up to the first step.
 """
 import argparse
@@ -14,7 +17,11 @@ import io
 import multiprocessing
 import os
 import platform
+import re
+import shlex
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,18 +33,18 @@ import numpy as np
 here = Path(__file__).resolve().parent
 BATCH = 128
 
-
 class Script:
     """This script: its cells up to fit, and viz_decoded."""
     def __init__(self):
         script = here.parent / 'variational_autoencoder.py'
-        before_fit, rest = script.read_text().split('history = vae.fit(')
+        before_fit, rest = script.read_text().split('with closing(')
         viz_decoded = rest.split('# ## Visualizing samples')[1].split('# %% [markdown]')[0]
-        self.page = {'__file__': str(script)}
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            sys.argv = [str(script), '--output-dir', folder]
+        self.page = {'__file__': str(script), '__name__': '__main__'}
+        self.folder = tempfile.TemporaryDirectory()
+        with contextlib.redirect_stdout(io.StringIO()):
+            sys.argv = [str(script), '--output-dir', self.folder.name]
             for text in before_fit, viz_decoded:
-                source = Path(folder) / f'cells{len(self.page)}.py'
+                source = Path(self.folder.name) / f'cells{len(self.page)}.py'
                 source.write_text('# ' + text)
                 exec(compile('# ' + text, source, 'exec'), self.page)
         self.images, self.encoder, self.decoder, self.vae = (
@@ -53,7 +60,6 @@ class Script:
     def figure(self):
         self.page['viz_decoded'](self.encoder, self.decoder, None)
 
-
 class Post(Script):
     """The post's way, in graph mode: the encoder called on its own input, the flattened loss, 225 predictions."""
     def __init__(self):
@@ -62,22 +68,41 @@ class Post(Script):
         i, (mu, sigma, _) = self.encoder.input, self.encoder.outputs
         self.vae = self.page['Model'](i, self.decoder(self.encoder(i)[2]))
 
-        def kl_reconstruction_loss(true, pred):
-            reconstruction_loss = binary_crossentropy(K.flatten(true), K.flatten(pred)) * 28 * 28
-            kl_loss = -0.5 * K.sum(1 + sigma - K.square(mu) - K.exp(sigma), axis=-1)
-            return K.mean(reconstruction_loss + kl_loss)
-        self.vae.compile(optimizer='adam', loss=kl_reconstruction_loss)
+        def loss(true, pred):
+            divergence = K.sum(K.exp(sigma) + mu ** 2 - sigma - 1, axis=1) / 2
+            return 28 * 28 * binary_crossentropy(K.flatten(true), K.flatten(pred)) + K.mean(divergence)
+        self.vae.compile(optimizer='adam', loss=loss)
 
     def figure(self):
         for point in np.random.default_rng(0).uniform(-4, 4, (225, 1, 2)):
             self.decoder.predict(point)
         super().figure()
 
+class PostItself:
+    """The post's listing in its own environment, whose process stands still but in its turns."""
+    def __init__(self):
+        self.process = subprocess.Popen(shlex.split(os.environ['POST_COMMAND']), stdout=subprocess.PIPE)
+
+    def step(self):
+        self.read(rb'ETA: ')
+
+    def read(self, end):
+        self.process.send_signal(signal.SIGCONT)
+        text = b''
+        while not re.search(end, text):
+            text = text[-200:] + self.process.stdout.read1(4096)
+        self.process.send_signal(signal.SIGSTOP)
+        return text
+
+    def stop(self):
+        self.process.kill()
+
+    def epoch(self):
+        return float(re.search(rb'- loss: ([\d.]+) - val_loss: [\d.]+\n', self.read(rb'val_loss: [\d.]+\n'))[1])
 
 def digits():
     with np.load(here / 'data' / 'mnist.npz') as arrays:
         return (arrays['x_train'] / np.float32(255))[..., np.newaxis]
-
 
 class Keras3:
     """Keras 3 on TensorFlow, with a train_step of its own as in keras.io's example."""
@@ -154,7 +179,6 @@ class Keras3:
         return self.vae.fit(self.images[:48000], epochs=1, batch_size=BATCH, verbose=0,
                             validation_data=(self.images[48000:],)).history['loss'][0]
 
-
 class Torch:
     """PyTorch, eager, in its default layout; paddings, epsilon and momentum as Keras has them."""
     def __init__(self):
@@ -213,25 +237,21 @@ class Torch:
                 [loss.item() for loss in self.vae(batch)]
         return np.mean(losses)
 
-
 class CompiledTorch(Torch):
     """PyTorch with torch.compile."""
     def __init__(self):
         super().__init__()
         self.vae.compile()
 
-
 CONTENDERS = {'this script': Script, "the post's way": Post, 'Keras 3, custom train_step': Keras3, 'PyTorch': Torch,
               'PyTorch, torch.compile': CompiledTorch}
 contender = None  # of this process
 
-
-def begin(name):
+def begin(kind):
     global contender
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # TensorFlow's lines as it starts; exceptions come through the pool
-    contender = CONTENDERS[name]()
+    contender = kind()
     contender.step()
-
 
 def do(method):
     """What the contender's method returns, and the seconds that it takes."""
@@ -239,17 +259,21 @@ def do(method):
     answer = getattr(contender, method)()
     return answer, time.perf_counter() - began
 
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rounds', type=int, default=5, help='rounds that each takes its turn in (default: 5)')
-    rounds = parser.parse_args().rounds
-    os.environ.update(TF_CPP_MIN_LOG_LEVEL='3', PYTHONWARNINGS='ignore', MPLBACKEND='Agg')
+    parser.add_argument('--post', metavar='COMMAND', help="as in 'post/bin/python post.py'")
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
+    os.environ.update(TF_CPP_MIN_LOG_LEVEL='3', PYTHONWARNINGS='ignore', MPLBACKEND='Agg', POST_COMMAND=arguments.post or '')
     names = list(CONTENDERS)
     if not importlib.util.find_spec('torch'):
         names = names[:-2]
     elif not shutil.which('g++'):
         names = names[:-1]
+    if arguments.post:
+        CONTENDERS['the post itself'] = PostItself
+        names.append('the post itself')
     pools, starts = {}, {}
 
     def ask(name, method):
@@ -259,13 +283,15 @@ def main():
     for name in names:
         pools[name] = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'))
         began = time.perf_counter()
-        pools[name].submit(begin, name).result()
+        pools[name].submit(begin, CONTENDERS[name]).result()
         starts[name] = time.perf_counter() - began
     epochs = np.array([[ask(name, 'epoch') for name in names] for _ in range(rounds + 1)])
     losses, times = epochs[-1, :, 0], epochs[1:, :, 1]
     if np.ptp(losses) > 0.05 * losses[0]:
         sys.exit(f'error: the losses differ: {losses}')
-    one_call, many_calls = [min(ask(name, 'figure')[1] for _ in range(3)) for name in names[:2]]
+    if arguments.post:
+        ask('the post itself', 'stop')
+    few_calls, many_calls = [min(ask(name, 'figure')[1] for _ in range(3)) for name in names[:2]]
 
     versions = [f'{name} {importlib.metadata.version(name)}'
                 for name in ('tensorflow', 'tf_keras', 'keras', *(['torch'] if 'PyTorch' in names else []), 'numpy')]
@@ -275,8 +301,7 @@ def main():
         ratios = times[:, 0] / seconds
         print(f'{name:28}{loss:9.1f}{np.median(seconds):7.2f} s{np.median(ratios):16.2f} '
               f'({min(ratios):.2f} to {max(ratios):.2f}){starts[name]:7.1f} s')
-    print(f'\nthe grid of 15 by 15: {one_call:.2f} s in one call, {many_calls:.2f} s in 225')
-
+    print(f'\nthe grid of 15 by 15: {few_calls:.2f} s in 15 calls, {many_calls:.2f} s in 225')
 
 if __name__ == '__main__':
     main()

@@ -12,6 +12,7 @@ for name in ('TF_ENABLE_ONEDNN_OPTS', 'TF_NUM_INTRAOP_THREADS', 'TF_NUM_INTEROP_
     os.environ.setdefault(name, '1')
 
 import h5py
+import jupytext
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -23,7 +24,6 @@ POST = REFERENCE.parent / 'post'
 FILES = {'decoded_digits.png', 'history.csv', 'latent_space.png', 'loss.png', 'vae_weights.h5'}  # of every training
 processes = []
 
-
 @pytest.fixture(autouse=True)
 def nothing_is_left():
     yield
@@ -33,31 +33,26 @@ def nothing_is_left():
     processes.clear()
     plt.close('all')
 
-
 @pytest.fixture(scope='session')
 def mnist():
     """The raw digits: x_train, y_train, x_test, y_test."""
     with np.load(script.parent / 'tests' / 'data' / 'mnist.npz') as arrays:
         return dict(arrays)
 
-
 def save(folder, mnist, train, test):
     """A file of the first digits."""
     np.savez(folder / 'digits.npz', **{name: array[:train if 'train' in name else test] for name, array in mnist.items()})
     return folder / 'digits.npz'
-
 
 @pytest.fixture(scope='session')
 def digits(mnist, tmp_path_factory):
     """For runs of which nothing is expected but to run."""
     return save(tmp_path_factory.mktemp('digits'), mnist, 640, 200)
 
-
 @pytest.fixture(scope='session')
 def more_digits(mnist, tmp_path_factory):
     """For epochs of about half a second, in which something is learnt: 10 steps."""
     return save(tmp_path_factory.mktemp('more'), mnist, 1600, 500)
-
 
 def page(*arguments, changes=(), until='# the end'):
     """Run the page in this process, with pairs of texts replaced, up to a heading; return the names that it leaves."""
@@ -80,6 +75,41 @@ def page(*arguments, changes=(), until='# the end'):
             os.unlink(source.name)
     return names
 
+@pytest.fixture(scope='module')
+def cells():
+    return jupytext.read(script).cells
+
+@pytest.fixture(scope='module')
+def code(cells):
+    return [cell.source for cell in cells if cell.cell_type == 'code']
+
+@pytest.fixture(scope='module')
+def runner(code, mnist, tmp_path_factory):
+    """A function that runs cells by their numbers in the names of one whole run, as a reader of a notebook does."""
+    folder = tmp_path_factory.mktemp('cells')
+    digits = save(folder, mnist, 320, 100)
+    names = {'__name__': '__main__', '__file__': str(script)}
+    sources = [folder / f'cell{k}.py' for k in range(len(code))]
+    for cell, source in zip(code, sources):
+        source.write_text(cell)  # TensorFlow reads its functions
+
+    def run(numbers):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(plt.rcParams, 'figure.dpi', 20)  # drawn faster
+            patch.setattr('sys.argv', [str(script), *map(str, ['--data', digits, '--epochs', 1, '--output-dir', folder])])
+            pipe, interrupt = signal.getsignal(signal.SIGPIPE), signal.signal(signal.SIGINT, signal.default_int_handler)
+            try:
+                for k in numbers:
+                    exec(compile(code[k], sources[k], 'exec'), names)
+                assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            finally:
+                signal.signal(signal.SIGPIPE, pipe)
+                signal.signal(signal.SIGINT, interrupt)
+                plt.close('all')
+        return names
+
+    run(range(len(code)))
+    return run
 
 def untrained(data, folder, *more, changes=()):
     """The names that the page leaves before it trains, its VAE ready to be trained."""
@@ -87,12 +117,10 @@ def untrained(data, folder, *more, changes=()):
     names['vae'].compile('adam', names['kl_reconstruction_loss'], [names['reconstruction_loss'], names['kl_loss']])
     return names
 
-
 def train(data, folder, epochs, *more, changes=()):
     """Run the page without its figures."""
     return page('--data', data, '--epochs', epochs, '--output-dir', folder, *more,
                 changes=changes, until='Visualizing inputs')
-
 
 def command(*arguments, **settings):
     """Start the script as a user does; output and errors come as text."""
@@ -103,18 +131,15 @@ def command(*arguments, **settings):
     processes.append(process)
     return process
 
-
 def complaints(err):
     """What of standard error is not TensorFlow's start-up, which from 2.17 on none of its switches can silence."""
     return '\n'.join(line for line in err.splitlines()
                      if 'absl::InitializeLog' not in line and line[:5] not in ('I0000', 'W0000', 'E0000'))
 
-
 def finish(process):
     """Wait for it; its exit status, standard output, and what it complains of."""
     out, err = process.communicate(timeout=180)
     return process.returncode, out, complaints(err)
-
 
 def run(*arguments, **settings):
     """A run of the script that must end well and complain of nothing; its output."""
@@ -122,12 +147,10 @@ def run(*arguments, **settings):
     assert (status, err) == (0, '')
     return out
 
-
 def rows(folder):
     """The epochs of a history.csv, as numbers."""
     header, *lines = (folder / 'history.csv').read_text().splitlines()
     return [dict(zip(header.split(','), map(float, line.split(',')), strict=True)) for line in lines]
-
 
 def weights(path):
     """Every array of a weights file, by its name."""
@@ -140,7 +163,6 @@ def weights(path):
     with h5py.File(path) as file:
         file.visititems(read)
     return arrays
-
 
 def same(one, other):
     """Whether two weights files hold the same arrays."""

@@ -10,14 +10,12 @@ import pytest
 
 from conftest import FILES, REFERENCE, command, complaints, rows, run, same, script, train, weights
 
-
 @pytest.fixture(scope='module')
 def first(digits, tmp_path_factory):
     """Two epochs from another working folder, into one with two spaces and letters outside ASCII, in the C locale."""
     folder = tmp_path_factory.mktemp('run') / 'größe  1'
     out = run('--epochs', 2, '--data', digits, '--output-dir', folder, cwd=digits.parent, env={'LC_ALL': 'C'})
     return out, folder
-
 
 def test_run(first):
     out, folder = first
@@ -31,7 +29,6 @@ def test_run(first):
         r'Test loss: (\S+) reconstruction_loss: (\S+) kl_loss: (\S+)', out).groups())
     assert loss == pytest.approx(reconstruction + kl, abs=0.02)
     assert out.splitlines()[-1].endswith(str(folder))
-
 
 def test_files(first):
     _, folder = first
@@ -47,13 +44,11 @@ def test_files(first):
     assert saved['optimizer/0'] == 8
     assert sum(array.size for name, array in saved.items() if name.startswith('optimizer/')) == 1 + 2 * 24641
 
-
 def test_seed(first, digits, tmp_path):
     for seed in (42, 7):
         train(digits, tmp_path / str(seed), 2, '--seed', seed)
     ours, again, other = (folder / 'vae_weights.h5' for folder in (first[1], tmp_path / '42', tmp_path / '7'))
     assert same(ours, again) and not same(ours, other)
-
 
 @pytest.fixture(scope='module')
 def drawn(tmp_path_factory):
@@ -62,7 +57,6 @@ def drawn(tmp_path_factory):
     line, = re.findall(r'^\.venv/bin/python variational_autoencoder.py (--epochs 0 .*)$',
                        (script.parent / 'README.md').read_text(), re.MULTILINE)
     return folder, run(*line.split(), '--output-dir', folder, cwd=script.parent)
-
 
 @pytest.mark.parametrize('name', ['latent_space.png', 'decoded_digits.png', 'loss.png'])
 def test_committed_weights_draw_the_committed_figures(drawn, name):
@@ -73,12 +67,10 @@ def test_committed_weights_draw_the_committed_figures(drawn, name):
     painted = (np.ptp(expected, axis=2) > 0.1) & np.any(np.abs(expected - dark) > 0.1, axis=2)
     assert drawn.shape == expected.shape and np.abs(drawn - expected)[painted].mean() < 0.1
 
-
 def test_nothing_is_trained_with_no_epochs(drawn):
     folder, out = drawn
     assert sorted(path.name for path in folder.iterdir()) == ['decoded_digits.png', 'latent_space.png', 'loss.png']
     assert float(re.search(r'Test loss: (\S+)', out)[1]) <= 150.8
-
 
 def test_help():
     began = time.perf_counter()
@@ -87,7 +79,6 @@ def test_help():
     for flag in ('architecture NAME', 'epochs N', 'batch-size N', 'data FILE.npz', 'weights FILE', 'seed N', 'output-dir DIR'):
         assert re.search(f'--{flag} .*?default: ', text)
     assert '(default: 100, 5 for both dcgan)' in text
-
 
 def test_progress_bar_on_a_terminal(digits, tmp_path):
     terminal, line = os.openpty()
@@ -99,7 +90,6 @@ def test_progress_bar_on_a_terminal(digits, tmp_path):
             text += os.read(terminal, 4096)
     assert process.wait(timeout=60) == 0
     assert b'512/512 [=====' in text and b' - kl_loss: ' in text and b' - val_reconstruction_loss: ' in text
-
 
 @pytest.mark.parametrize('last_line, trained', [('Model: "encoder"', False), (' - val_loss: ', True)])
 def test_closed_pipe(digits, tmp_path, last_line, trained):

@@ -12,13 +12,11 @@ GREY = np.random.default_rng(0).integers(0, 256, (20, 28, 28)).astype('uint8')
 FLOATS = GREY / 255
 TRAINED = REFERENCE / 'vae_weights.h5'
 
-
 def npz(**arrays):
     buffer = io.BytesIO()
     arrays = {'x_train': GREY, 'x_test': GREY, **arrays}
     np.savez(buffer, **{name: array for name, array in arrays.items() if array is not None})
     return buffer.getvalue()
-
 
 # What was wrong, what was found, what to do: each message must name these
 BAD_DATA = {
@@ -59,7 +57,6 @@ BAD_ARGUMENTS = {
     'nothing to draw': (['--epochs', '0'], ['vae_weights.h5', 'No such file', 'train first']),
 }
 
-
 @pytest.fixture
 def refuse(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -76,13 +73,11 @@ def refuse(tmp_path, monkeypatch, capsys):
         return line
     return refuse
 
-
 @pytest.mark.parametrize('name', BAD_DATA)
 def test_bad_data(name, tmp_path, refuse):
     content, words = BAD_DATA[name]
     (tmp_path / 'bad.npz').write_bytes(content)
     refuse(words, '--data', 'bad.npz')
-
 
 @pytest.mark.parametrize('kind', ['int8', 'float32'])
 def test_what_the_advice_makes_of_images_is_taken(kind, refuse):
@@ -94,20 +89,17 @@ def test_what_the_advice_makes_of_images_is_taken(kind, refuse):
     np.savez('own.npz', x_train=x, x_test=x)
     untrained('own.npz', 'out')
 
-
 @pytest.mark.parametrize('name', BAD_ARGUMENTS)
 def test_bad_arguments(name, digits, refuse):
     arguments, words = BAD_ARGUMENTS[name]
     changes = [('latent_dim = 2\n', 'latent_dim = 1\n')] if name == 'one latent dimension' else []
     refuse(words, '--data', digits, *arguments, changes=changes)
 
-
 def test_weights_of_another_network(digits, refuse):
     np.savez('colour.npz', x_train=np.stack([GREY] * 3, 3), x_test=np.stack([GREY] * 3, 3))
     refuse([str(TRAINED), 'original', '(28, 28, 3)', '--data'], '--weights', TRAINED, '--data', 'colour.npz')
     refuse([str(TRAINED), 'dcgan-as-published', '(28, 28, 1)', '--architecture'],
            '--weights', TRAINED, '--data', digits, '--architecture', 'dcgan-as-published')
-
 
 @pytest.mark.parametrize('name', ['text.h5', 'half.h5', 'short.h5', 'npz.h5', 'empty.h5', 'folder.h5', 'nan.h5'])
 def test_broken_weights(name, digits, tmp_path, refuse):
@@ -123,18 +115,15 @@ def test_broken_weights(name, digits, tmp_path, refuse):
             file['encoder/latent_mu/kernel:0'][0, 0] = np.nan
     refuse([name, 'weights'], '--weights', name, '--data', digits)
 
-
 @pytest.mark.parametrize('folder', ['file', 'file/below', '/proc/nowhere'])
 def test_bad_output_folder(folder, digits, tmp_path, refuse):
     (tmp_path / 'file').write_text('kept')
     refuse([folder, '--output-dir'], '--data', digits, '--output-dir', folder)
     assert (tmp_path / 'file').read_text() == 'kept'
 
-
 def test_mnist_out_of_reach(refuse, monkeypatch):
     monkeypatch.setattr('tf_keras.datasets.mnist.load_data', lambda: 1 / 0)
     refuse(['mnist.npz', 'division by zero', '--data'], changes=[("'tests' / 'data'", "'nowhere'")])
-
 
 @pytest.mark.parametrize('content', [b'version https://git-lfs.github.com/spec/v1\noid sha256:06af5dfe\nsize 11490434\n',
                                      (script.parent / 'tests' / 'data' / 'mnist.npz').read_bytes()[:100000]], ids=['pointer', 'cut'])
@@ -142,12 +131,10 @@ def test_broken_copy_of_mnist(content, tmp_path, refuse):
     (tmp_path / 'mnist.npz').write_bytes(content)
     refuse(['mnist.npz', 'not a zip file', '--data'], changes=[("script.parent / 'tests' / 'data'", f"Path({str(tmp_path)!r})")])
 
-
 def test_no_window(digits, refuse, monkeypatch):
     """matplotlib before 3.11 says so as it draws its first figure."""
     monkeypatch.setattr('matplotlib.pyplot.figure', lambda: 1 / 0)
     refuse(['division by zero', 'MPLBACKEND=agg'], '--data', digits)
-
 
 def test_on_the_command_line(tmp_path):
     (tmp_path / 'two  spaces.npz').write_bytes(b'no archive')

@@ -10,14 +10,11 @@ import pytest
 
 from conftest import page, rows, same, train, weights
 
-
 def epochs(folder):
     return [row['epoch'] for row in rows(folder)]
 
-
 def contents(folder):
     return {name: (folder / name).read_bytes() for name in ('vae_weights.h5', 'history.csv')}
-
 
 @pytest.fixture(scope='module')
 def folders(more_digits, tmp_path_factory):
@@ -29,19 +26,16 @@ def folders(more_digits, tmp_path_factory):
     train(more_digits, more, 3, '--weights', more / 'vae_weights.h5')
     return six, three, more
 
-
 @pytest.fixture
 def copy(folders, tmp_path):
     """The first three epochs, in a folder to go on in."""
     return shutil.copytree(folders[1], tmp_path / 'copy')
-
 
 def test_losses_are_those_of_a_training_that_was_not_stopped(folders):
     six, three, more = map(rows, folders)
     assert more[:3] == three == six[:3] and epochs(folders[2]) == list(range(6))
     for went_on, whole in zip(more[3:], six[3:]):
         assert went_on['loss'] == pytest.approx(whole['loss'], rel=0.01)
-
 
 def test_elsewhere_it_is_the_same_training(more_digits, folders, tmp_path, capfd):
     """The same seed and weights; another training in that folder is replaced, and that is said."""
@@ -55,7 +49,6 @@ def test_elsewhere_it_is_the_same_training(more_digits, folders, tmp_path, capfd
     assert rows(tmp_path) == rows(folders[2])
     assert same(tmp_path / 'vae_weights.h5', folders[2] / 'vae_weights.h5')
 
-
 def test_stopped_in_its_first_epoch_in_the_same_folder(more_digits, copy, monkeypatch, capfd):
     """A relative name of the file is no other file; what it learns before the Ctrl-C is kept there."""
     monkeypatch.chdir(copy)
@@ -64,7 +57,6 @@ def test_stopped_in_its_first_epoch_in_the_same_folder(more_digits, copy, monkey
     out, err = capfd.readouterr()
     assert 'replaced' not in err and 'Interrupted with 3 whole epochs in' in out
     assert weights(copy / 'vae_weights.h5')['optimizer/0'] == before + 1 and epochs(copy) == [0, 1, 2]
-
 
 def test_no_epochs_leave_all_as_it_is(more_digits, copy, monkeypatch, capfd):
     """What is in the output folder is drawn, and that is said."""
@@ -77,7 +69,6 @@ def test_no_epochs_leave_all_as_it_is(more_digits, copy, monkeypatch, capfd):
         assert 'replaced' not in err and f'begins with the training in {copy / "vae_weights.h5"}' in out
         assert names['output_dir'] == copy and contents(copy) == before
         assert len(names['losses']) == 3 and names['K'].get_value(names['vae'].optimizer.iterations) == 30
-
 
 def test_files_that_cannot_be_written(more_digits, copy, tmp_path, capfd):
     """history.csv and an old figure cost a warning at most; weights end the run with one line, and leave no debris."""
@@ -93,7 +84,6 @@ def test_files_that_cannot_be_written(more_digits, copy, tmp_path, capfd):
     warnings = [line for line in capfd.readouterr().err.splitlines() if line.startswith('warning: ')]
     assert len(warnings) == 2 and 'history.csv' in warnings[0] and len(names['losses']) == 2
     assert (tmp_path / 'another' / 'decoded_digits.png').exists()
-
 
 def test_weights_under_other_names_and_links(more_digits, copy, tmp_path):
     """A name that Keras takes for another format; a whole model of Keras; a link to another disk, which stays one."""
@@ -111,7 +101,6 @@ def test_weights_under_other_names_and_links(more_digits, copy, tmp_path):
         assert link.is_symlink() and len(weights(link)) == 42 + 61 and epochs(link.parent) == [0, 1, 2, 3]
         assert os.listdir(disk) == ['best.weights.h5']
 
-
 def test_files_of_an_earlier_form_and_of_keras(more_digits, copy, tmp_path):
     """The earlier one had the optimizer, but no losses; Keras's own has nothing but weights."""
     for k, without in enumerate((['losses'], ['losses', 'optimizer'])):
@@ -124,7 +113,6 @@ def test_files_of_an_earlier_form_and_of_keras(more_digits, copy, tmp_path):
         with h5py.File(tmp_path / f'out{k}' / 'vae_weights.h5') as file:
             assert file['optimizer/0'][()] == (40 if k == 0 else 10)
         assert rows(tmp_path / f'out{k}')[0]['loss'] < rows(copy)[1]['loss']  # going on all the same
-
 
 def test_loss_figure(folders, more_digits, tmp_path):
     history = rows(folders[0])
@@ -139,7 +127,6 @@ def test_loss_figure(folders, more_digits, tmp_path):
         np.testing.assert_array_equal(training.get_ydata(), [row[name] for row in history])
         np.testing.assert_array_equal(validation.get_ydata(), [row[f'val_{name}'] for row in history])
 
-
 @pytest.fixture(scope='module')
 def diverging(mnist, tmp_path_factory):
     """Nearly black images to train on, noise to validate with: val_loss overflows within a few small batches."""
@@ -150,13 +137,11 @@ def diverging(mnist, tmp_path_factory):
     np.savez(path, x_train=np.concatenate([dark, noise]), x_test=noise[:50])
     return path
 
-
 def ended(data, folder, *more, **settings):
     """The line with which Python ends the run, with status 1."""
     with pytest.raises(SystemExit) as end:
         train(data, folder, 9, *more, **settings)
     return end.value.code
-
 
 def test_divergence_stops_the_training(diverging, copy):
     """Whichever epoch it comes in, the ones before it are kept."""
@@ -166,7 +151,6 @@ def test_divergence_stops_the_training(diverging, copy):
     for word in ('error: ', 'val_loss', f'epoch {number} is not finite', 'larger batches'):
         assert word in line
     assert all(np.isfinite(array).all() for array in weights(copy / 'vae_weights.h5').values())
-
 
 def test_divergence_replaces_nothing(more_digits, copy):
     """A learning rate far too large makes the first steps diverge."""

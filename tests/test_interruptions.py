@@ -9,7 +9,6 @@ import pytest
 
 from conftest import FILES, command, finish, rows, train, weights
 
-
 def start(data, folder):
     """Start a long training, and wait until it has finished two epochs."""
     process = command('--data', data, '--epochs', 1000, '--output-dir', folder)
@@ -20,7 +19,6 @@ def start(data, folder):
             return process
     raise AssertionError(process.stderr.read())
 
-
 def steps_and_epochs(folder):
     """How many are in the weights file, after a look at every number there and in history.csv."""
     arrays = weights(folder / 'vae_weights.h5')
@@ -29,7 +27,6 @@ def steps_and_epochs(folder):
         losses = json.loads(file['losses'][()])
     assert losses == (rows(folder) if losses else []) and [row['epoch'] for row in losses] == list(range(len(losses)))
     return arrays['optimizer/0'], len(losses)
-
 
 def test_ctrl_c(more_digits, tmp_path):
     process = start(more_digits, tmp_path)
@@ -45,7 +42,6 @@ def test_ctrl_c(more_digits, tmp_path):
     train(more_digits, tmp_path, 1, '--weights', tmp_path / 'vae_weights.h5')
     assert steps_and_epochs(tmp_path) == (steps + 10, epochs + 1)
 
-
 def test_kill(more_digits, tmp_path):
     process = start(more_digits, tmp_path)
     process.kill()
@@ -56,7 +52,6 @@ def test_kill(more_digits, tmp_path):
     with h5py.File(tmp_path / 'vae_weights.h5') as file:
         assert len(json.loads(file['losses'][()])) in (printed, printed + 1)
     train(more_digits, tmp_path, 0, '--weights', tmp_path / 'vae_weights.h5')
-
 
 @pytest.fixture
 def interrupted(more_digits, tmp_path):
@@ -76,7 +71,6 @@ def interrupted(more_digits, tmp_path):
     yield interrupted
     signal.signal(signal.SIGINT, pytest_handler)
 
-
 @pytest.mark.parametrize('method, epochs, steps', [
     ('on_train_batch_begin', 0, 1), ('on_test_begin', 1, 2 * 10), ('on_test_batch_begin', 1, 2 * 10),
     ('on_epoch_end', 2, 2 * 10 + 1)])
@@ -86,7 +80,6 @@ def test_ctrl_c_at_any_moment(tmp_path, capsys, interrupted, method, epochs, ste
     assert f'Interrupted with {epochs} whole epochs in' in capsys.readouterr().out
     assert steps_and_epochs(tmp_path) == (steps, epochs)
 
-
 def test_less_than_an_epoch_replaces_nothing(tmp_path, capsys, interrupted):
     (tmp_path / 'vae_weights.h5').write_text('an earlier run')
     interrupted('on_train_batch_begin', 0)
@@ -95,7 +88,6 @@ def test_less_than_an_epoch_replaces_nothing(tmp_path, capsys, interrupted):
     assert err.startswith('note: ') and str(tmp_path / 'vae_weights.h5') in err and len(err.splitlines()) == 1
     assert (tmp_path / 'vae_weights.h5').read_text() == 'an earlier run' and not (tmp_path / 'history.csv').exists()
 
-
 def test_two_trainings_in_one_folder(digits, tmp_path):
     """Each file that one of them saves is whole, and neither fails."""
     other = start(digits, tmp_path)
@@ -103,7 +95,6 @@ def test_two_trainings_in_one_folder(digits, tmp_path):
     whole = "            assert len(h5py.File(weights_file, locking=False)['optimizer']) == 61\n"
     train(digits, tmp_path, 9, changes=[(after, after + whole)])
     assert other.poll() is None
-
 
 @pytest.mark.parametrize('handler', [signal.SIG_IGN, lambda number, frame: None])
 def test_another_programs_handler_stays(digits, tmp_path, handler):

@@ -15,30 +15,25 @@ DECODER = [
     ('Conv2DTranspose', (14, 14, 16), 2320), ('BatchNormalization', (14, 14, 16), 64),
     ('Conv2DTranspose', (28, 28, 8), 1160), ('BatchNormalization', (28, 28, 8), 32), ('Conv2DTranspose', (28, 28, 1), 73)]
 
-
 def table(model):
     shapes = [layer.output_shape for layer in model.layers]
     return [(type(layer).__name__, (shape[0] if isinstance(shape, list) else shape)[1:], layer.count_params())
             for layer, shape in zip(model.layers, shapes)]
-
 
 def totals(names):
     """The parameters of each model, and how many of them are trained."""
     return [(names[model].count_params(), sum(int(np.prod(weight.shape)) for weight in names[model].trainable_weights))
             for model in ('encoder', 'decoder', 'vae')]
 
-
 @pytest.fixture(scope='module')
 def few(mnist, tmp_path_factory):
     """A batch to train on, and a few digits more."""
     return save(tmp_path_factory.mktemp('few'), mnist, 10, 8)
 
-
 @pytest.fixture(scope='module')
 def names(few, tmp_path_factory):
     """What a page leaves before any training."""
     return untrained(few, tmp_path_factory.mktemp('names'), '--batch-size', 8)
-
 
 def test_original_tables(names):
     encoder, decoder, vae = names['encoder'], names['decoder'], names['vae']
@@ -49,7 +44,6 @@ def test_original_tables(names):
     assert [layer.name for layer in vae.layers] == ['encoder_input', 'encoder', 'decoder']
     assert vae.layers[1:] == [encoder, decoder] and vae.output_shape == vae.input_shape == (None, 28, 28, 1)
 
-
 def test_sample(names):
     assert not tf.executing_eagerly()
     mu = np.tile(np.float32([[-1.5, 0.25]]), (200000, 1))
@@ -59,7 +53,6 @@ def test_sample(names):
     np.testing.assert_allclose(first.mean(axis=0), mu[0], atol=0.02)
     np.testing.assert_allclose(first.std(axis=0), np.exp(sigma[0] / 2), rtol=0.01)
     assert abs(np.corrcoef(first.T)[0, 1]) < 0.02 and not np.any(first == second)
-
 
 def test_loss_of_the_network_equals_numpy(names):
     vae, images = names['vae'], names['input_test']
@@ -76,14 +69,12 @@ def test_loss_of_the_network_equals_numpy(names):
     # As the post has it: the mean over the flattened batch times the pixels, plus the KL term's mean
     np.testing.assert_allclose(loss, cross_entropy.mean() * 28 * 28 + divergence.mean(), rtol=1e-5)
 
-
 def test_loss_counts_every_channel_and_has_a_gradient_where_the_sigmoid_saturates(names, monkeypatch):
     monkeypatch.setitem(names, 'num_channels', 3)
     logits = K.constant(np.full((1, 2, 2, 3), -50.))
     loss = names['reconstruction_loss'](K.ones((1, 2, 2, 3)), tf.sigmoid(logits))
     np.testing.assert_allclose(K.eval(loss), [2 * 2 * 3 * 50], rtol=1e-5)
     np.testing.assert_allclose(K.eval(K.gradients(loss, [logits])[0]), -1, rtol=1e-5)
-
 
 def test_encoder_runs_once_in_a_step(names):
     """The moving means have moved once after one step; the post's move twice."""
@@ -94,7 +85,6 @@ def test_encoder_runs_once_in_a_step(names):
     for layer, batch in zip(normalisations, inputs):
         mean = batch.reshape(-1, batch.shape[-1]).mean(axis=0)
         np.testing.assert_allclose(K.get_value(layer.moving_mean), (1 - layer.momentum) * mean, rtol=1e-3, atol=1e-6)
-
 
 @pytest.mark.parametrize('architecture, expected, trained, cropped', [
     ('dcgan', [17298104, 43457025, 60755129], 60739217, True),  # an epoch of it would take half a minute

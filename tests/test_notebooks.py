@@ -22,7 +22,6 @@ print("RESULT", json.dumps([encoder.name, decoder.name, vae.name, vae.count_para
                             vae.history.history["loss"][:2], [layer.name for layer in encoder.layers]]))
 '''
 
-
 @pytest.fixture(scope='module')
 def folder(mnist, tmp_path_factory):
     """A copy of the script outside its repository, as a reader has it, and some digits."""
@@ -30,7 +29,6 @@ def folder(mnist, tmp_path_factory):
     save(folder, mnist, 640, 200)
     shutil.copy(script, folder)
     return folder
-
 
 def execute(folder, *sources, errors=False):
     """Run these cells in a kernel that draws inline, and return them."""
@@ -42,23 +40,18 @@ def execute(folder, *sources, errors=False):
         patch.delenv('MPLBACKEND')
         return client.execute().cells
 
-
 def pictures(cell):
     return sum('image/png' in output.get('data', {}) for output in cell.outputs)
-
 
 def printed(cell):
     return ''.join(output.text for output in cell.outputs if output.output_type == 'stream')
 
-
 def result(cell):
     return json.loads(printed(cell).split('RESULT')[1].splitlines()[0])
-
 
 def changed(source):
     """Two settings, as a reader changes them."""
     return source.replace('no_epochs = 100', 'no_epochs = 2').replace('[8, 16], [16, 8]', '[4, 8, 12], [12, 8, 4]')
-
 
 def test_one_kernel(folder):
     """The page pasted whole, then cell by cell; run, with flags and with a wrong one; stopped by the stop button's signal."""

@@ -7,11 +7,9 @@ import pytest
 
 from conftest import page
 
-
 def run_on(folder, *more, until='# the end', **arrays):
     np.savez(folder / 'images.npz', **arrays, y_train=np.array(['not needed', None], dtype=object))
     return page('--data', folder / 'images.npz', '--epochs', 1, '--output-dir', folder, *more, until=until)
-
 
 @pytest.mark.parametrize('height, width, channels', [
     pytest.param(20, 36, None, id='grey, not square'),
@@ -39,7 +37,6 @@ def test_sizes_and_colours(mnist, tmp_path, height, width, channels):
     np.testing.assert_array_equal(axes.get_yticks(), [height // 2 + k * height for k in range(15)])
     assert all(plt.imread(tmp_path / f'{name}.png').std() > 0.05 for name in ('latent_space', 'decoded_digits'))
 
-
 def test_grid_of_large_images_shows_every_kth_pixel(mnist, tmp_path):
     stack = np.repeat(np.repeat(mnist['x_train'][:20], 10, axis=1), 6, axis=2)
     names = run_on(tmp_path, x_train=stack[:10], x_test=stack[10:])
@@ -53,7 +50,6 @@ def test_grid_of_large_images_shows_every_kth_pixel(mnist, tmp_path):
     axes, = plt.figure(plt.get_fignums()[0]).axes  # without labels no colour bar
     assert len(axes.collections[0].get_facecolor()) == 1
 
-
 @pytest.mark.parametrize('kind', ['uint8', 'uint16', 'int64', 'float16', 'float32', 'float64', 'bool'])
 def test_kinds_of_numbers(mnist, tmp_path, kind):
     stack = mnist['x_train'][:240]
@@ -63,13 +59,11 @@ def test_kinds_of_numbers(mnist, tmp_path, kind):
     assert names['input_train'].dtype == 'float32' and names['input_train'].shape == (200, 28, 28, 1)
     np.testing.assert_allclose(names['input_train'][..., 0], expected, rtol=1e-6)
 
-
 def test_grey_with_and_without_channels(mnist, tmp_path):
     stack = mnist['x_train'][:50]
     names = run_on(tmp_path, x_train=stack[..., np.newaxis], x_test=stack, y_test=mnist['y_train'][:50, np.newaxis])
     np.testing.assert_array_equal(names['input_train'], names['input_test'])
     assert len(plt.figure(plt.get_fignums()[0]).axes) == 2  # labels in a column, as in CIFAR
-
 
 @pytest.fixture(scope='module')
 def scatter(digits, tmp_path_factory):
@@ -82,7 +76,6 @@ def scatter(digits, tmp_path_factory):
         plt.gcf().canvas.draw()
         return plt.gcf().axes
     return scatter
-
 
 @pytest.mark.parametrize('labels, expected', [
     ([3, 70, -2, 70], ['-2', '3', '70']),
@@ -100,7 +93,6 @@ def test_labels_have_colours_by_rank_and_are_shown_as_they_are(scatter, labels, 
     ranks = axes.collections[0].get_array()
     assert len(ranks) == len(labels) and sorted(set(ranks)) == list(range(len(expected)))
     np.testing.assert_array_equal(bar.get_yticks(), range(len(expected)))
-
 
 @pytest.mark.parametrize('labels', [np.arange(500), np.random.default_rng(1).normal(size=500)])
 def test_many_labels_do_not_overlap(scatter, labels):

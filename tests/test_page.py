@@ -2,13 +2,12 @@
 import re
 import signal
 
-import jupytext
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from tf_keras import backend as K
 
-from conftest import page, save, script
+from conftest import page, script
 
 # In the post's place, other code that leaves the names that the post's block leaves, with the same effect; each behind
 # the heading that it stands under, and the beginning of the page's cell
@@ -97,21 +96,9 @@ HEADINGS = [
     'Defining custom VAE loss function', 'Compilation & training', 'Visualizing inputs mapped onto latent space',
     'Visualizing samples from the latent space', 'Calling the visualizers']
 
-
-@pytest.fixture(scope='module')
-def cells():
-    return jupytext.read(script).cells
-
-
-@pytest.fixture(scope='module')
-def code(cells):
-    return [cell.source for cell in cells if cell.cell_type == 'code']
-
-
 def pasted(code, blocks):
     """Pairs of a cell of the page and the block over it."""
     return [(cell, BLOCKS[block][1]) for block in blocks for cell in code if cell.startswith(BLOCKS[block][0])]
-
 
 def test_headings_and_size(cells):
     headings = [heading for cell in cells if cell.cell_type == 'markdown'
@@ -122,39 +109,8 @@ def test_headings_and_size(cells):
     assert len(lines) <= 420 and max(len(line) for line in lines if not line.startswith('# ')) <= 96
     assert [k for k, line in enumerate(lines, 1) if line.startswith('i = Input')][0] < 155
 
-
-@pytest.fixture(scope='module')
-def runner(code, mnist, tmp_path_factory):
-    """A function that runs cells by their numbers in the names of one whole run, as a reader of a notebook does."""
-    folder = tmp_path_factory.mktemp('cells')
-    digits = save(folder, mnist, 320, 100)
-    names = {'__name__': '__main__', '__file__': str(script)}
-    sources = [folder / f'cell{k}.py' for k in range(len(code))]
-    for cell, source in zip(code, sources):
-        source.write_text(cell)  # TensorFlow reads its functions
-
-    def run(numbers):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(plt.rcParams, 'figure.dpi', 20)  # drawn faster
-            patch.setattr('sys.argv', [str(script), *map(str, ['--data', digits, '--epochs', 1, '--output-dir', folder])])
-            pipe, interrupt = signal.getsignal(signal.SIGPIPE), signal.signal(signal.SIGINT, signal.default_int_handler)
-            try:
-                for k in numbers:
-                    exec(compile(code[k], sources[k], 'exec'), names)
-                assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-            finally:
-                signal.signal(signal.SIGPIPE, pipe)
-                signal.signal(signal.SIGINT, interrupt)
-                plt.close('all')
-        return names
-
-    run(range(len(code)))
-    return run
-
-
 def kinds(model):
     return [(type(layer).__name__, layer.name) for layer in model.layers]
-
 
 def test_each_cell_alone_and_on_to_the_end(runner, code):
     """A whole run has left the post's names; no cell that is run again harms them, nor a run from there to the end."""
@@ -183,7 +139,6 @@ def test_each_cell_alone_and_on_to_the_end(runner, code):
         assert [row['epoch'] for row in names['losses']] == list(range(1 if k <= vae else before + fitted)), cell
         assert all(np.isfinite(list(row.values())).all() for row in names['losses']), cell
 
-
 def test_edits_in_a_notebook(runner, code):
     """Another optimizer begins anew with the network as it is; an exception in fit leaves no handler of Ctrl-C."""
     numbers = {start: [k for k, cell in enumerate(code) if cell.startswith(start)][0] for start in ('vae.compile', 'bar =')}
@@ -208,7 +163,6 @@ def test_edits_in_a_notebook(runner, code):
     runner([numbers['bar =']])
     assert len(names['losses']) == 5
 
-
 # The VAE by itself, and with its loss; all but these; all
 @pytest.mark.parametrize('blocks', [['Creating the whole VAE'], list(BLOCKS)[8:10], list(BLOCKS)[:8] + list(BLOCKS)[10:],
                                     list(BLOCKS)], ids=['VAE', 'VAE and loss', 'others', 'all'])
@@ -222,7 +176,6 @@ def test_blocks_like_the_posts_fit_in(digits, code, tmp_path, blocks):
     losses = names['vae'].history.history['val_loss']
     assert len(losses) == 2 and 100 < losses[1] < losses[0] < 800
 
-
 @pytest.mark.parametrize('split, steps', [(0.5, 2 * 5), (0, 2 * 10)])
 def test_changed_settings_count_everywhere(digits, tmp_path, split, steps):
     names = page('--data', digits, '--output-dir', tmp_path, changes=[
@@ -233,7 +186,6 @@ def test_changed_settings_count_everywhere(digits, tmp_path, split, steps):
     assert [layer.filters for layer in names['encoder'].layers if hasattr(layer, 'filters')] == [4, 8, 12]
     assert names['decoder'].input_shape == (None, 5)
     assert {'latent_space.png', 'decoded_digits.png', 'loss.png'} <= {path.name for path in tmp_path.iterdir()}
-
 
 def test_dcgan_brings_the_posts_epochs(digits):
     for arguments, epochs in [([], 100), (['--architecture', 'dcgan'], 5), (['--architecture', 'dcgan', '--epochs', 7], 7)]:

@@ -5,7 +5,6 @@ import pytest
 
 from conftest import FILES, page, rows
 
-
 @pytest.fixture(scope='module')
 def trained(more_digits, tmp_path_factory):
     """12 epochs of 40 steps: the page's names, its figures, and the folder."""
@@ -13,7 +12,6 @@ def trained(more_digits, tmp_path_factory):
     (folder / 'latent_space_zoom.png').write_text('an earlier run drew this')
     names = page('--data', more_digits, '--epochs', 12, '--batch-size', 32, '--output-dir', folder)
     return names, folder
-
 
 def test_loss_falls(trained):
     losses = rows(trained[1])
@@ -24,7 +22,6 @@ def test_loss_falls(trained):
         for prefix in ('', 'val_'):
             parts = row[prefix + 'reconstruction_loss'] + row[prefix + 'kl_loss']
             assert row[prefix + 'loss'] == pytest.approx(parts, rel=1e-5)
-
 
 def test_scatter(trained):
     names, folder = trained
@@ -40,8 +37,8 @@ def test_scatter(trained):
     assert [label.get_text() for label in colour_bar.get_yticklabels()] == list('0123456789')
     assert (folder / 'latent_space_zoom.png').exists() == np.any(np.abs(mu) > 4)
 
-
-def test_grid(trained):
+def test_grid(trained, monkeypatch):
+    monkeypatch.setitem(plt.rcParams, 'image.origin', 'lower')  # of a reader's own settings
     names = trained[0]
     names['viz_decoded'](names['encoder'], names['decoder'], names['data'])
     figure = plt.gcf()
@@ -56,14 +53,6 @@ def test_grid(trained):
     np.testing.assert_allclose(lines, np.linspace(4, -4, 15), atol=0.051)
     assert axes.get_ylim() == (15 * 28 - 0.5, -0.5)  # the first row is at the top
 
-
-def test_figures_are_not_turned_by_a_readers_settings(trained, monkeypatch):
-    monkeypatch.setitem(plt.rcParams, 'image.origin', 'lower')
-    names = trained[0]
-    names['viz_decoded'](names['encoder'], names['decoder'], names['data'])
-    assert plt.gca().images[0].origin == 'upper'
-
-
 def test_scatter_zooms_where_digits_lie_outside(digits, tmp_path):
     far_off = '''
 mu = np.concatenate([[[-9, 0], [1, 5], [4, 4.01]], np.zeros((197, 2))])
@@ -76,7 +65,6 @@ encoder.predict = lambda images: (mu, None, None)
     assert zoomed.get_xlim() == zoomed.get_ylim() == (-4, 4)
     assert zoomed.get_title() == '3 of 200 lie outside'
     assert (tmp_path / 'latent_space_zoom.png').read_bytes() != (tmp_path / 'latent_space.png').read_bytes()
-
 
 def test_a_mistake_in_a_figure_shows_its_traceback(digits, tmp_path):
     """What was trained is saved by then; the post's own functions, which show their figure, cost the zoomed one."""
