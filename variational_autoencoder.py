@@ -29,7 +29,7 @@ flag('--weights', metavar='FILE', type=os.path.expanduser,
 flag('--seed', metavar='N', type=int, help='(default: 42)')
 flag('--output-dir', metavar='DIR', type=os.path.expanduser,
      help='(default: outputs/<architecture> next to the script)')
-script = Path(globals().get('__file__', 'notebook')).resolve()
+script = Path(__file__).resolve() if '__file__' in globals() else Path('notebook')
 program = __name__ == '__main__' and script == Path(sys.argv[0]).resolve()
 sys.stdout = sys.stdout or open(os.devnull, 'w')  # Keras prints, even where there is none.
 if program and not hasattr(sys, 'ps1'):
