@@ -20,14 +20,11 @@ def section(name):
 def test_what_to_do_with_it(tmp_path):
     blocks = re.findall(r'```python\n(.*?)```', section('What to do with it'), re.DOTALL)
     project = shutil.copytree(script.parent, tmp_path / 'project', ignore=shutil.ignore_patterns('.*'))
-    *cells, last = execute(project, *blocks, '''
+    *cells, last = execute(project, *blocks, """
 import json
-walk, there = decoder.predict(steps), input_test[[0, 3]]
-print('RESULT', json.dumps([float(np.abs(reconstructed - input_test[:10]).mean()), float(np.abs(walk[0] - there[0]).mean()),
-                            float(np.abs(walk[-1] - there[1]).mean()), float(np.abs(walk[0] - there[1]).mean())]))''')
-    assert [pictures(cell) for cell in cells] == [3, 1, 1, 1, 0]
-    reconstruction, start, end, wrong = result(last)
-    assert reconstruction < 0.1 and start < 0.08 and end < 0.7 * wrong
+print('RESULT', json.dumps(float(np.abs(reconstructed - input_test[:10]).mean())))""")
+    assert [pictures(cell) for cell in cells] == [3, 1, 0]
+    assert result(last) < 0.1
 
 @pytest.mark.parametrize('row', [row for row in section('Change it').splitlines() if row.count('`') == 2])
 def test_each_line_to_change(runner, code, mnist, tmp_path, monkeypatch, row):
