@@ -119,7 +119,7 @@ def test_each_cell_alone_and_on_to_the_end(runner, code):
     layers = kinds(names['encoder'])
     vae = [k for k, cell in enumerate(code) if cell.startswith('vae_input')][0]
     for k, cell in enumerate(code):
-        if k % 6 == 0:  # a new kernel now and then, since one with many networks gets slow
+        if k % 3 == 0:  # a new kernel now and then, since one with many networks gets slow
             names['K'].clear_session()
             runner(range(len(code)))
         before = len(names['losses'])
