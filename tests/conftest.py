@@ -85,7 +85,7 @@ def code(cells):
 
 @pytest.fixture(scope='module')
 def runner(code, mnist, tmp_path_factory):
-    """A function that runs cells by their numbers in the names of one whole run, as a reader of a notebook does."""
+    """A function that runs cells by their numbers, with texts replaced, in the names of one whole run, as in a notebook."""
     folder = tmp_path_factory.mktemp('cells')
     digits = save(folder, mnist, 320, 100)
     names = {'__name__': '__main__', '__file__': str(script)}
@@ -93,19 +93,22 @@ def runner(code, mnist, tmp_path_factory):
     for cell, source in zip(code, sources):
         source.write_text(cell)  # TensorFlow reads its functions
 
-    def run(numbers):
+    def run(numbers, *changes):
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(plt.rcParams, 'figure.dpi', 20)  # drawn faster
             patch.setattr('sys.argv', [str(script), *map(str, ['--data', digits, '--epochs', 1, '--output-dir', folder])])
             pipe, interrupt = signal.getsignal(signal.SIGPIPE), signal.signal(signal.SIGINT, signal.default_int_handler)
             try:
                 for k in numbers:
-                    exec(compile(code[k], sources[k], 'exec'), names)
-                assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+                    cell = code[k]
+                    for old, new in changes:
+                        cell = cell.replace(old, new)
+                    exec(compile(cell, sources[k], 'exec'), names)
             finally:
                 signal.signal(signal.SIGPIPE, pipe)
-                signal.signal(signal.SIGINT, interrupt)
+                left = signal.signal(signal.SIGINT, interrupt)
                 plt.close('all')
+                assert left is signal.default_int_handler  # after an exception, too
         return names
 
     run(range(len(code)))
