@@ -1,420 +1,653 @@
 # %% [markdown]
 # # A variational autoencoder with Keras
-# A port of the blog post [How to create a variational autoencoder with Keras](
-# https://github.com/christianversloot/machine-learning-articles/blob/main/how-to-create-a-variational-autoencoder-with-keras.md)
-# to today's TensorFlow, with the post's headings, names and order. A text says where a cell departs from it, and why.
+# This page ports a blog post by Christian Versloot to today's TensorFlow: [How to create a
+# variational autoencoder with Keras](
+# https://github.com/christianversloot/machine-learning-articles/blob/main/how-to-create-a-variational-autoencoder-with-keras.md).
+#
+# Read it beside the post, which explains each step. Headings, names and layers follow the post.
+# The text above a cell says what the cell does and, where it differs from the post, how and
+# why.
+#
+# To run it, first install its packages:
+#
+#     pip install tensorflow tf_keras matplotlib
+#
+# Then start `python variational_autoencoder.py`, or run its cells in a notebook, from top to
+# bottom.
+
 # %% [markdown]
-# ## Not in the post: the command line
-# A flag overrules the setting of its name below. A notebook has no flags: to use images of your own there, replace the
-# last line by `given = vars(parser.parse_args(['--data', 'pictures.npz']))`.
+# ## Model imports
+# Import Keras, NumPy and Matplotlib, as the post does. New are TensorFlow itself, h5py, which
+# comes with it, for the file of weights, and a few modules of Python.
+#
+# The post starts with `import keras`. Today that is Keras 3, which lacks functions that the
+# post calls, such as `K.int_shape`. The package `tf_keras` is Keras 2, which has them.
+#
+# The last line of the second cell switches eager execution off. With it on, training ends in an
+# error, because the loss function reads tensors from inside the network, which a loss given to
+# `compile` may do in graph mode only. A reader suggested this line in the comments at
+# MachineCurve, where the post first appeared. The line that the post itself recommends,
+# `tf.config.experimental_run_functions_eagerly(True)`, does not help.
+
 # %%
 import argparse
 import os
-import signal
 import sys
-from contextlib import closing, suppress
-from pathlib import Path
-parser = argparse.ArgumentParser(prog='variational_autoencoder.py', usage='%(prog)s [flags]',
-                                 argument_default=argparse.SUPPRESS)
-flag = parser.add_argument
-flag('--architecture', metavar='NAME', choices=['original', 'dcgan', 'dcgan-as-published'],
-     help='original, dcgan or dcgan-as-published (default: original)')
-flag('--epochs', metavar='N', type=int,
-     help='in addition to those of --weights; 0 only draws (default: 100, 5 for both dcgan)')
-flag('--batch-size', metavar='N', type=int, help='(default: 128)')
-flag('--data', metavar='FILE.npz', type=os.path.expanduser,
-     help='x_train, x_test and, if there are labels, y_test (default: MNIST)')
-flag('--weights', metavar='FILE', type=os.path.expanduser,
-     help='go on from this vae_weights.h5 (default: a new training)')
-flag('--seed', metavar='N', type=int, help='(default: 42)')
-flag('--output-dir', metavar='DIR', type=os.path.expanduser,
-     help='(default: outputs/<architecture> next to the script)')
-script = Path(__file__).resolve() if '__file__' in globals() else Path('notebook')
-program = __name__ == '__main__' and script == Path(sys.argv[0]).resolve()
-sys.stdout = sys.stdout or open(os.devnull, 'w')  # Keras prints, even where there is none.
-if program and not hasattr(sys, 'ps1'):
-    with suppress(AttributeError, ValueError):  # on Windows, and in threads
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends the run without a word.
-    if 'inline' in os.environ.get('MPLBACKEND', ''):  # of the notebook that runs this command
-        del os.environ['MPLBACKEND']
-given = vars(parser.parse_args(sys.argv[1:] if program else []))
-# %% [markdown]
-# ## Model imports
-# The post's `keras` is Keras 3 today, and lacks some of what the post calls; `tf_keras` is Keras 2. The post's loss reads
-# `mu` and `sigma` from outside, which a loss given to `compile` may do in graph mode only. So eager execution is off, as
-# a reader suggests below the post; the post's own fix, `experimental_run_functions_eagerly(True)`, does not help. Hidden
-# are TensorFlow's log, and the warnings of `Model.state_updates` and of a missing window.
-# %%
-import io
-import json
 import warnings
-# TensorFlow leaves oneDNN off on many processors, where a step takes twice as long without it.
-os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
+from pathlib import Path
+
+# TensorFlow reads both as it is imported. The first makes it quieter. The second turns on oneDNN, which
+# TensorFlow leaves off on many processors, where training then takes twice as long.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-warnings.filterwarnings('ignore', message='.Model.state_updates|.*non-interactive')
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
+
+# %%
 import h5py
-import matplotlib.pyplot as plt
-import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-from tf_keras import backend as K
-from tf_keras.datasets import mnist
 from tf_keras.layers import Conv2D, Conv2DTranspose, Input, Flatten, Dense, Lambda, Reshape
 from tf_keras.layers import BatchNormalization, Cropping2D
-from tf_keras.losses import binary_crossentropy
 from tf_keras.models import Model
-from tf_keras.src.saving.legacy import hdf5_format
+from tf_keras.datasets import mnist
+from tf_keras.losses import binary_crossentropy
+from tf_keras import backend as K
+import numpy as np
+import matplotlib.pyplot as plt
+
+# Hide warnings that need no action: TensorFlow's, one of Keras 2 about its own code, and the one of
+# matplotlib where no window can be opened
 tf.get_logger().setLevel('ERROR')
+warnings.filterwarnings('ignore', message='.Model.state_updates')
+warnings.filterwarnings('ignore', message='.*non-interactive')
+
+# Make room for whatever is written beside a figure
+plt.rcParams['figure.constrained_layout.use'] = True
+
 tf.compat.v1.disable_eager_execution()
+
 # %% [markdown]
-# ## Not in the post: images of one's own, and an earlier training
-# Images are of one size, grey or in colour: integers from 0 to 255, or other numbers from 0 to 1.
+# ## Not in the post: the command line
+# Read the flags of the command line, as in `python variational_autoencoder.py --epochs 20`.
+#
+# In a notebook there are none: change the settings in the cells below instead. To use your own
+# images, or to continue an earlier training run, replace the last line of this cell, for
+# example by `flags = {'data': 'pictures.npz'}`.
+
 # %%
-def load_data():
-    """Return (x_train, y_train), (x_test, y_test); the labels are None where there are none."""
-    path = given.get('data', script.parent / 'tests' / 'data' / 'mnist.npz')
+parser = argparse.ArgumentParser('variational_autoencoder.py', argument_default=argparse.SUPPRESS)
+parser.add_argument(
+    '--architecture',
+    choices=['original', 'dcgan', 'dcgan-9m'],
+    help='default: original; the other two take hours without a GPU',
+)
+parser.add_argument(
+    '--epochs',
+    type=int,
+    help='default: 100 for original, else 5; on top of those in --weights; 0 only draws the figures',
+)
+parser.add_argument('--batch-size', type=int, help='default: 128')
+parser.add_argument('--data', metavar='FILE.npz', help='your own images; default: MNIST')
+parser.add_argument('--weights', metavar='FILE.h5', help='a vae_weights.h5 to continue from')
+parser.add_argument('--seed', type=int, help='default: 42')
+parser.add_argument('--output-dir', metavar='DIR', help='default: outputs/ARCHITECTURE')
+
+# A notebook has no __file__, and its sys.argv belongs to Jupyter
+script = Path(globals().get('__file__', 'notebook'))
+is_program = script.name == Path(sys.argv[0]).name
+flags = vars(parser.parse_args()) if is_program else {}
+
+# %% [markdown]
+# ## Not in the post: your own images
+# Define how to read a file of images, such as the one that `--data` names.
+
+
+# %%
+def load_data(path):
+    """Return (x_train, y_train), (x_test, y_test) from an .npz file; missing labels are None.
+
+    Images are (n, height, width) or (n, height, width, channels), all the same size, with 1 or 3
+    channels; integers from 0 to 255, or floats from 0 to 1. The last fifth of x_train is used for
+    validation, so its order should be random. Labels are (n,), and only colour a figure. A file that
+    does not fit ends the program with status 2.
+    """
     try:
-        if 'data' not in given and not path.exists():
-            return mnist.load_data()
-        with np.lib.npyio.NpzFile(open(path, 'rb'), own_fid=True) as file:
-            x_train, x_test, y_test = file['x_train'], file['x_test'], file.get('y_test')
-            y_train = None if 'data' in given else file['y_train']
-        labelled = y_test is None or y_test.size == len(x_test)
-        for array in (x_train, x_test):
-            numbers = array.size > 0 and array.dtype.kind in 'buif' and array.ndim in (3, 4)
-            alike = array.shape[1:3] == x_test.shape[1:3] and array[:1].size == x_test[:1].size
-            if not (labelled and numbers and alike and array.shape[3:] in [(), (1,), (3,)]):
-                raise ValueError(f'x_train: {x_train.dtype} {x_train.shape}, x_test: '
-                                 f'{x_test.dtype} {x_test.shape}, y_test: {np.shape(y_test)}')
+        with np.load(path) as file:
+            x_train, y_train = file['x_train'], file.get('y_train')
+            x_test, y_test = file['x_test'], file.get('y_test')
     except Exception as error:
-        parser.error(f'{path} cannot be used ({error}); --data takes an .npz of numpy.savez: '
-                     'x_train, x_test (n, height, width[, 1 or 3 channels]) as of numpy.stack, '
-                     'and for labels y_test (n,), labels.astype(str) or one_hot.argmax(axis=1)')
+        parser.error(f'cannot use {path} ({error}); expected an .npz file with x_train and x_test')
+
+    no_channels = x_train.ndim == 3
+    good_channels = x_train.ndim == 4 and x_train.shape[3] in (1, 3)
+    same_size = x_train.shape[1:] == x_test.shape[1:]
+    is_empty = x_train.size == 0 or x_test.size == 0
+    if not (no_channels or good_channels) or not same_size or is_empty:
+        found = f'x_train {x_train.shape} and x_test {x_test.shape}'
+        expected = '(n, height, width) or (n, height, width, 1 or 3), the same size in both'
+        parser.error(f'cannot use {path}: found {found}; expected {expected}')
+
+    if y_test is not None:
+        if y_test.size != len(x_test):
+            parser.error(f'cannot use {path}: found {y_test.size} labels for {len(x_test)} test images')
+        y_test = y_test.reshape(len(x_test))
     return (x_train, y_train), (x_test, y_test)
-# %%
-def load_training(path):
-    """Return the weights file of an earlier training, read into memory, or {} without one."""
-    try:
-        return h5py.File(h5py.h5f.open_file_image(Path(path).read_bytes())) if path else {}
-    except Exception as error:
-        parser.error(f'{path} cannot be read ({error}); train first, or name other --weights')
+
+
 # %% [markdown]
 # ## Loading data
+# Load MNIST: 60,000 handwritten digits of 28 by 28 pixels to train with, and 10,000 to test.
+#
+# The post has Keras download the digits. Here, that happens only if the repository's own copy
+# is not beside the script. `--data` replaces the digits by your own images.
+
 # %%
-(input_train, target_train), (input_test, target_test) = load_data()
+mnist_copy = script.resolve().parent / 'tests' / 'data' / 'mnist.npz'
+if 'data' in flags:
+    (input_train, target_train), (input_test, target_test) = load_data(flags['data'])
+elif mnist_copy.exists():
+    (input_train, target_train), (input_test, target_test) = load_data(mnist_copy)
+else:
+    (input_train, target_train), (input_test, target_test) = mnist.load_data()
+
+# %% [markdown]
+# ## DCGAN-like architecture
+# Choose one of three networks. `original` is the one that most of the post is about.
+#
+# The post ends with a deeper one, trained for 5 epochs. Here it is chosen before the settings,
+# and its layers stand beside those of `original`. It comes in two versions, because the layers
+# that the post lists do not match the summary that it shows below them. `dcgan` has the layers
+# as listed, which make 60,755,129 parameters. `dcgan-9m` has the summary's 8,728,505. That is
+# the number if every convolution is connected to the input of the first one, so that only the
+# last one counts. A reader's comment says that the decoder once was, and the author then
+# corrected the list.
+
+# %%
+architecture = flags.get('architecture', 'original')
+
 # %% [markdown]
 # ## Model configuration
-# The post swaps width and height, which scrambles images that are not square, and always has one channel.
+# Set the size of the images, and how to train.
+#
+# The post swaps width and height, which scrambles images that are not square. It sets the
+# number of channels by hand; here it is read from the images.
+
 # %%
+# Settings of data and model
 img_height, img_width = input_train.shape[1], input_train.shape[2]
 batch_size = 128
-no_epochs = 100
+no_epochs = 100 if architecture == 'original' else 5
 validation_split = 0.2
 verbosity = 1
 latent_dim = 2
-num_channels = input_train[0].size // (img_height * img_width)
+num_channels = 1 if input_train.ndim == 3 else input_train.shape[3]
+
 # %% [markdown]
-# ### DCGAN-like architecture
-# The post's listing is `dcgan`, its summary `dcgan-as-published`. A row: filters on both sides, kernel size, epochs.
+# ### Not in the post: what the flags change
+# Let the flags override the settings, and set two more: the seed of the random numbers, and the
+# folder for the results.
+
 # %%
-seed = 42
-architecture = 'original'
-architectures = {
-    'original': ([8, 16], [16, 8], 3, no_epochs),
-    'dcgan': ([128, 256, 512, 1024], [1024, 512, 256, 128], 5, 5),
-    'dcgan-as-published': ([1024], [128], 5, 5),
-}
-network = given.get('architecture', architecture)
-encoder_filters, decoder_filters, kernel_size, network_epochs = architectures[network]
-run_epochs = given.get('epochs', network_epochs)
-output_dir = Path(given.get('output_dir', script.parent / 'outputs' / network))
-weights = given.get('weights', None if run_epochs else output_dir / 'vae_weights.h5')
+no_epochs = flags.get('epochs', no_epochs)
+batch_size = flags.get('batch_size', batch_size)
+seed = flags.get('seed', 42)
+output_dir = Path(flags.get('output_dir', f'outputs/{architecture}'))
+
+# In a log, print one line per epoch instead of a progress bar
+if is_program and not sys.stdout.isatty():
+    verbosity = 2
+
+# Batch normalization needs two images, since it subtracts their mean
+if no_epochs < 0 or batch_size < 2:
+    parser.error('--epochs must be at least 0, and --batch-size at least 2')
+
 # %% [markdown]
 # ## Data preprocessing
-# The post divides all images by 255, and again when it is run again. Here, only integers are divided.
+# Give the images a dimension for their channels, and scale the pixels to between 0 and 1.
+#
+# The post divides by 255, whatever the pixels are. Here only integers are divided, so floats
+# must lie between 0 and 1 already. Pixels outside that range are refused, because the loss
+# would then fall without end. So are images that are nearly black, which is what pixels become
+# if they are divided twice.
+
 # %%
+# Dimensions
 input_train = input_train.reshape(input_train.shape[0], img_height, img_width, num_channels)
 input_test = input_test.reshape(input_test.shape[0], img_height, img_width, num_channels)
 input_shape = (img_height, img_width, num_channels)
-input_train = input_train.astype('float32') / (255 if input_train.dtype.kind in 'iu' else 1)
-input_test = input_test.astype('float32') / (255 if input_test.dtype.kind in 'iu' else 1)
+
+# Floats from 0 to 1
+white = 255 if input_train.dtype.kind in 'iu' else 1
+input_train = input_train.astype('float32') / white
+input_test = input_test.astype('float32') / white
+
+for name, images in ('x_train', input_train), ('x_test', input_test):
+    low, high = images.min(), images.max()
+    if not (low >= 0 and 0.1 < high <= 1):
+        found = f'pixels from {low * white:g} to {high * white:g}'
+        parser.error(f'{name} has {found}; expected the range from 0 to {white}')
+
 # %% [markdown]
 # ## Creating the encoder
+# Set the seed, so that every run on the same machine gives the same network.
+#
+# The post sets none, so no two runs of it give the same figures.
+
+# %%
+keras.utils.set_random_seed(seed)
+
+# %% [markdown]
 # ### Encoder definition
-# The post has no seed. The steps of an earlier training are added to the one here, or its noise would come again. The
-# post writes out all layers. Its text calls `sigma` the standard deviation; here and in its code it is log(variance).
+# Shrink an image by convolutions, reduce it to 20 neurons, and compute from these a normal
+# distribution in the latent space: `mu` is its mean, and `sigma` tells how wide it is.
+#
+# The post's text calls `sigma` the standard deviation. In its code, as here, it is the
+# logarithm of the variance.
+
 # %%
-earlier = load_training(weights)
-steps = int(earlier['optimizer/0'][()]) if 'optimizer' in earlier else 0
-keras.utils.set_random_seed((given.get('seed', seed) + steps) % 2**32)
-# %%
-K.reset_uids()  # In a second run, the layers have the names of the first.
+# Layers of the encoder
 i = Input(shape=input_shape, name='encoder_input')
-cx = i
-for filters in encoder_filters:
-    cx = Conv2D(filters, kernel_size, strides=2, padding='same', activation='relu')(cx)
+if architecture == 'original':
+    cx = Conv2D(filters=8, kernel_size=3, strides=2, padding='same', activation='relu')(i)
+    cx = BatchNormalization()(cx)
+    cx = Conv2D(filters=16, kernel_size=3, strides=2, padding='same', activation='relu')(cx)
+    cx = BatchNormalization()(cx)
+elif architecture == 'dcgan':
+    cx = Conv2D(filters=128, kernel_size=5, strides=2, padding='same', activation='relu')(i)
+    cx = BatchNormalization()(cx)
+    cx = Conv2D(filters=256, kernel_size=5, strides=2, padding='same', activation='relu')(cx)
+    cx = BatchNormalization()(cx)
+    cx = Conv2D(filters=512, kernel_size=5, strides=2, padding='same', activation='relu')(cx)
+    cx = BatchNormalization()(cx)
+    cx = Conv2D(filters=1024, kernel_size=5, strides=2, padding='same', activation='relu')(cx)
+    cx = BatchNormalization()(cx)
+elif architecture == 'dcgan-9m':
+    cx = Conv2D(filters=1024, kernel_size=5, strides=2, padding='same', activation='relu')(i)
     cx = BatchNormalization()(cx)
 x = Flatten()(cx)
 x = Dense(20, activation='relu')(x)
 x = BatchNormalization()(x)
 mu = Dense(latent_dim, name='latent_mu')(x)
 sigma = Dense(latent_dim, name='latent_sigma')(x)
+
+# The decoder will start from the shape of the last convolution
 conv_shape = K.int_shape(cx)
+
 # %% [markdown]
 # ### Reparameterization trick
-# Kingma & Welling (2013), [arXiv:1312.6114](https://arxiv.org/abs/1312.6114), section 2.4. The post's text has
-# mu + sigma^2 * eps; its code, as here, takes exp(sigma / 2), the standard deviation.
+# Draw a point `z` from that distribution, in a way that lets gradients reach `mu` and `sigma`;
+# see Kingma & Welling (2013), [arXiv:1312.6114](https://arxiv.org/abs/1312.6114), section 2.4.
+#
+# The post's formula for it is mu + sigma^2 * eps. In its code, as here, eps is multiplied by
+# the standard deviation, which is exp(sigma / 2).
+
+
 # %%
 def sample_z(args):
-    """Draw z from N(mu, exp(sigma)); args is [mu, sigma], and all are (batch, latent_dim)."""
+    """Draw z from N(mu, exp(sigma)); args is [mu, sigma], and all three are (batch, latent_dim)."""
     mu, sigma = args
     batch = K.shape(mu)[0]
     dim = K.int_shape(mu)[1]
     eps = K.random_normal(shape=(batch, dim))
     return mu + K.exp(sigma / 2) * eps
+
+
 # %%
+# Drawing as a layer of the network
 z = Lambda(sample_z, output_shape=(latent_dim,), name='z')([mu, sigma])
+
 # %% [markdown]
 # ### Encoder instantiation
+# Turn these layers into a model, which takes images and returns `mu`, `sigma` and `z`.
+
 # %%
 encoder = Model(i, [mu, sigma, z], name='encoder')
 encoder.summary()
+
 # %% [markdown]
 # ## Creating the decoder
 # ### Decoder definition
-# The post does not crop. Its DCGAN-like decoder makes 32 pixels of 2; here, what surrounds the 28 of a digit is cut off.
+# Go back from a point of the latent space to an image, with the encoder's layers in reverse.
+#
+# The post's deeper decoder does not fit the digits, so that it cannot be trained: four
+# convolutions halve 28 pixels to 14, 7, 4 and 2, and four transposed ones double 2 to 32. Here
+# the surplus is cropped before the last layer, which also helps other images whose sides cannot
+# be halved evenly.
+
 # %%
+# Layers of the decoder
 d_i = Input(shape=(latent_dim,), name='decoder_input')
 x = Dense(conv_shape[1] * conv_shape[2] * conv_shape[3], activation='relu')(d_i)
 x = BatchNormalization()(x)
 x = Reshape((conv_shape[1], conv_shape[2], conv_shape[3]))(x)
-cx = x
-for filters in decoder_filters:
-    cx = Conv2DTranspose(filters, kernel_size, strides=2, padding='same', activation='relu')(cx)
+if architecture == 'original':
+    cx = Conv2DTranspose(filters=16, kernel_size=3, strides=2, padding='same', activation='relu')(x)
     cx = BatchNormalization()(cx)
-surplus = [cx.shape[1] - img_height, cx.shape[2] - img_width]
-if surplus != [0, 0]:
-    cx = Cropping2D([(pixels // 2, pixels - pixels // 2) for pixels in surplus])(cx)
-o = Conv2DTranspose(filters=num_channels, kernel_size=3, activation='sigmoid', padding='same',
-                    name='decoder_output')(cx)
+    cx = Conv2DTranspose(filters=8, kernel_size=3, strides=2, padding='same', activation='relu')(cx)
+    cx = BatchNormalization()(cx)
+elif architecture == 'dcgan':
+    cx = Conv2DTranspose(filters=1024, kernel_size=5, strides=2, padding='same', activation='relu')(x)
+    cx = BatchNormalization()(cx)
+    cx = Conv2DTranspose(filters=512, kernel_size=5, strides=2, padding='same', activation='relu')(cx)
+    cx = BatchNormalization()(cx)
+    cx = Conv2DTranspose(filters=256, kernel_size=5, strides=2, padding='same', activation='relu')(cx)
+    cx = BatchNormalization()(cx)
+    cx = Conv2DTranspose(filters=128, kernel_size=5, strides=2, padding='same', activation='relu')(cx)
+    cx = BatchNormalization()(cx)
+elif architecture == 'dcgan-9m':
+    cx = Conv2DTranspose(filters=128, kernel_size=5, strides=2, padding='same', activation='relu')(x)
+    cx = BatchNormalization()(cx)
+
+# Crop the surplus, half of it on each side
+extra_height, extra_width = cx.shape[1] - img_height, cx.shape[2] - img_width
+if extra_height or extra_width:
+    top, left = extra_height // 2, extra_width // 2
+    cx = Cropping2D([(top, extra_height - top), (left, extra_width - left)])(cx)
+
+o = Conv2DTranspose(
+    filters=num_channels, kernel_size=3, activation='sigmoid', padding='same', name='decoder_output'
+)(cx)
+
 # %% [markdown]
 # ### Decoder instantiation
+# Turn these layers into a model, which takes points and returns images.
+
 # %%
 decoder = Model(d_i, o, name='decoder')
 decoder.summary()
+
 # %% [markdown]
 # ## Creating the whole VAE
-# The post calls the encoder on `i`, the encoder's own input, and its loss reads `mu` and `sigma` from before that call:
-# the encoder stands in the graph twice. Here the VAE has an input of its own, and the encoder runs once in each step.
+# Chain the two: the encoder turns an image into a point, and the decoder turns the point into
+# an image.
+#
+# In the post, the loss reads the `mu` and `sigma` of the encoder as it was defined, while the
+# decoder gets the `z` of a second call of the encoder. Today's Keras 2 then runs the encoder
+# twice in each step, and the averages of its batch normalization move twice. Here the VAE has
+# an input of its own, and the encoder is called once. The loss reads what that call returns:
+# `vae_mu` and `vae_sigma`.
+
 # %%
 vae_input = Input(shape=input_shape, name='encoder_input')
-vae_outputs = decoder(encoder(vae_input)[2])
+vae_mu, vae_sigma, vae_z = encoder(vae_input)
+vae_outputs = decoder(vae_z)
 vae = Model(vae_input, vae_outputs, name='vae')
 vae.summary()
+
 # %% [markdown]
-# ## Defining custom VAE loss function
-# The negative evidence lower bound: Kingma & Welling (2013), [arXiv:1312.6114](https://arxiv.org/abs/1312.6114),
-# equation 10, with `mu` and `sigma` of the encoder's last call. The post speaks of 50% of each term, but adds the two.
-# It multiplies a mean over all values by width and height, which is too little for several channels. It flattens `pred`,
-# which Keras then clips: where the sigmoid saturates there is no gradient. Behind `pred` as it is, Keras finds the logits.
+# ## Not in the post: saving and continuing the training
+# After every epoch, save the weights, the optimizer's state and all losses so far in
+# `vae_weights.h5`.
+#
+# With `--weights`, the training in that file continues. If it was stopped after 63 of 100
+# epochs, this runs the other 37:
+#
+#     python variational_autoencoder.py --weights outputs/original/vae_weights.h5 --epochs 37
+#
+# With `--epochs 0` nothing is trained, and the figures are drawn from `--weights`, or else from
+# the file in the output folder. A file that is already there when another training run saves
+# its first epoch is kept as `vae_weights.h5.bak`.
+
 # %%
-def reconstruction_loss(true, pred):
-    """Return the cross-entropy (batch,) of (batch, height, width, channels) in [0, 1]."""
-    return K.sum(binary_crossentropy(true, pred), axis=[1, 2]) * num_channels
-# %%
-def kl_loss(true, pred):
-    """Return the divergence (batch,) of N(mu, exp(sigma)) from the standard normal."""
-    mu, sigma, _ = encoder.get_output_at(-1)
-    return -0.5 * K.sum(1 + sigma - K.square(mu) - K.exp(sigma), axis=-1)
-# %%
-def kl_reconstruction_loss(true, pred):
-    """Return the loss, a scalar, of (batch, height, width, channels) in [0, 1]."""
-    return K.mean(reconstruction_loss(true, pred) + kl_loss(true, pred))
-# %% [markdown]
-# ## Not in the post: a training that is checked and saved, and goes on
-# After each epoch `vae_weights.h5` holds the weights, the optimizer's state and the losses of all epochs, which is what
-# `--weights` goes on from. Ctrl-C, or a notebook's stop button, ends the training after the batch at hand.
-# %%
-run_batch_size = given.get('batch_size', batch_size)
-for name, number, least in [('images', len(input_train), 3), ('epochs', run_epochs, 0),
-                            ('batch size', run_batch_size, 2), ('latent_dim', latent_dim, 2)]:
-    if number < least:
-        parser.error(f'{name}: {number} found; it must be at least {least}')
-for name, images, white in [('x_train', input_train, 0.125), ('x_test', input_test, 0)]:
-    low, high = images.min(), images.max()
-    if not (low >= 0 and white <= high <= 1):
-        parser.error(f'{name}: pixels from {low:g} to {high:g} (integers / 255); it must be in '
-                     '0 to 1, not black or NaN: as floats, (x - x.min()) / (x.max() - x.min())')
-weights_file = (output_dir / 'vae_weights.h5').resolve()
-part = weights_file.with_name(f'vae_weights_{os.getpid()}.h5')  # one for each process
-if vae.history is None:  # A new network begins a training, or goes on with the earlier one.
+weights_file = output_dir / 'vae_weights.h5'
+losses = []  # of each epoch: its number, its training loss and its validation loss
+optimizer_state = []
+
+# Load the earlier training
+if 'weights' in flags or no_epochs == 0:
+    path = flags.get('weights', weights_file)
     try:
-        losses = json.loads(earlier['losses'][()]) if 'losses' in earlier else []
-        if earlier:
-            print(f'This run begins with the training in {weights}.')
-            hdf5_format.load_weights_from_hdf5_group(earlier.get('model_weights', earlier), vae)
-            np.asarray_chkfinite(np.concatenate([array.ravel() for array in vae.get_weights()]))
-    except Exception as error:
-        parser.error(f'{weights} does not fit {network} for {input_shape} images; name other '
-                     f'--weights, --architecture or --data ({str(error).splitlines()[0]})')
-    if run_epochs and weights_file.exists() and not weights_file.samefile(weights or '.'):
-        print(f'note: the training in {weights_file} will be replaced', file=sys.stderr)
-try:
-    plt.close(plt.figure())
-    output_dir.mkdir(parents=True, exist_ok=True)
-    part.touch()
-    part.unlink()
-except Exception as error:
-    parser.error(f'{output_dir}: {error}; name another --output-dir, or set MPLBACKEND=agg')
+        vae.load_weights(path)
+        with h5py.File(path) as file:
+            if 'history' in file:
+                losses = file['history'][()].tolist()
+                number = len(file['optimizer'])
+                optimizer_state = [file[f'optimizer/{k}'][()] for k in range(number)]
+    except OSError as error:
+        parser.error(f'cannot read {path}: {error}')
+    except Exception:
+        parser.error(f'{path} does not fit the {architecture} network for images of {input_shape}')
+    # Shuffle the images in other orders than the earlier training did
+    keras.utils.set_random_seed(seed + len(losses))
+
+output_dir.mkdir(parents=True, exist_ok=True)
+
+
 # %%
 class SaveTraining(keras.callbacks.Callback):
-    """Save the training after each epoch, whole or not. Until it is closed, Ctrl-C ends it."""
-    interrupted = False
+    """Save the training after each epoch; a loss that is not finite ends the program with status 1."""
+
     def on_train_begin(self, logs=None):
-        # Another program's handler stays, and threads may have none.
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            with suppress(ValueError):
-                signal.signal(signal.SIGINT, self.interrupt)
-        # An optimizer of another kind begins anew.
-        state, optimizer = earlier.get('optimizer', []), self.model.optimizer
-        if len(state) == len(optimizer.get_weights()) and not K.get_value(optimizer.iterations):
-            optimizer.set_weights([state[str(k)][()] for k in range(len(state))])
-    def interrupt(self, number, frame):
-        self.interrupted = True
-    def close(self):
-        if signal.getsignal(signal.SIGINT) == self.interrupt:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        if self.interrupted:
-            print(f'\nInterrupted with {len(losses)} whole epochs in.')
-    def on_train_batch_end(self, batch, logs=None):
-        self.model.stop_training = self.model.stop_training or self.interrupted
-    on_test_batch_end = on_train_batch_end
+        self.is_first_epoch = True
+        # Here, since the optimizer has no state before; and only once, so that fit can be called again
+        if len(optimizer_state) == len(self.model.optimizer.get_weights()):
+            self.model.optimizer.set_weights(optimizer_state)
+        optimizer_state.clear()
 
     def on_epoch_end(self, epoch, logs=None):
-        row = {'epoch': epoch, **{name: float(loss) for name, loss in logs.items()}}
-        optimizer = self.model.optimizer.get_weights()
-        numbers = [*row.values(), *self.model.get_weights(), *optimizer]
-        if not all(np.isfinite(number).all() for number in numbers):
-            sys.exit(f'error: epoch {epoch + 1} is not finite: {row}; try larger batches')
-        if not self.interrupted:
-            losses.append(row)
-        elif not losses and weights_file.exists():
-            print(f'\nLess than an epoch is not saved over the training in {weights_file}.')
-            return
-        memory = io.BytesIO()
-        with h5py.File(memory, 'w') as file:
-            hdf5_format.save_weights_to_hdf5_group(file, self.model)
-            file['losses'] = json.dumps(losses)
-            for k, array in enumerate(optimizer):
+        if not np.isfinite(list(logs.values())).all():
+            sys.exit(f'error: the loss of epoch {epoch + 1} is not finite; try a smaller learning rate')
+
+        # Write to another name first, so that an interruption leaves no broken file
+        row = [epoch + 1, logs['loss'], logs.get('val_loss', np.nan)]
+        unfinished = output_dir / f'unfinished_{os.getpid()}.h5'
+        self.model.save_weights(unfinished)
+        with h5py.File(unfinished, 'a') as file:
+            file['history'] = [*losses, row]
+            for k, array in enumerate(self.model.optimizer.get_weights()):
                 file[f'optimizer/{k}'] = array
-        try:
-            part.write_bytes(memory.getbuffer())
-            os.replace(part, weights_file)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            sys.exit(f'error: epoch {epoch + 1} cannot be saved: {error}')
-        header = [','.join(whole) for whole in losses[:1]]
-        lines = [','.join(map(str, whole.values())) for whole in losses]
-        try:
-            (output_dir / 'history.csv').write_text('\n'.join([*header, *lines, '']))
-        except OSError as error:
-            print(f'warning: {error}', file=sys.stderr)
+        if self.is_first_epoch and weights_file.exists():
+            weights_file.replace(f'{weights_file}.bak')
+        self.is_first_epoch = False
+        unfinished.replace(weights_file)
+        losses.append(row)
+
+
+# %% [markdown]
+# ## Defining custom VAE loss function
+# Add up how far the decoded image is from the original, and how far the image's distribution in
+# the latent space is from the standard normal one: Kingma & Welling (2013), equation 10, with
+# its sign reversed.
+#
+# The post speaks of 50% of each, but its code, as here, simply adds the two. It takes one mean
+# over all values of a batch, and multiplies it by width and height; here each image has a sum
+# of its own, and `num_channels` makes it right for colour, too.
+#
+# The post also flattens `pred`, and Keras then no longer sees that it comes from a sigmoid. It
+# clips values very close to 0 and 1, and those pixels no longer learn. Unflattened, Keras
+# computes the same loss from what goes into the sigmoid, and clips nothing.
+
+
+# %%
+def kl_reconstruction_loss(true, pred):
+    """Return the mean loss of a batch of images (batch, height, width, channels) from 0 to 1."""
+    # Reconstruction loss, summed over each image; Keras has taken the mean over the channels
+    reconstruction_loss = K.sum(binary_crossentropy(true, pred), axis=[1, 2]) * num_channels
+    # KL divergence of N(mu, exp(sigma)) from N(0, 1), summed over the latent dimensions
+    kl_loss = 1 + vae_sigma - K.square(vae_mu) - K.exp(vae_sigma)
+    kl_loss = K.sum(kl_loss, axis=-1)
+    kl_loss *= -0.5
+    # Total loss, averaged over the batch
+    return K.mean(reconstruction_loss + kl_loss)
+
+
 # %% [markdown]
 # ## Compilation & training
-# The post does not use `verbosity`, and has no test loss. Only `keras.optimizers.legacy` works in graph mode.
+# Compile the VAE with the Adam optimizer and the loss above.
+#
+# In graph mode, `'adam'` stands for `keras.optimizers.legacy.Adam()`. To change the learning
+# rate, write `keras.optimizers.legacy.Adam(1e-4)` in its place. Optimizers outside `legacy` do
+# not work in graph mode.
+
 # %%
-vae.compile(optimizer='adam', loss=kl_reconstruction_loss,
-            metrics=[reconstruction_loss, kl_loss])
-# %%
-bar = os.isatty(1) or hasattr(sys, 'ps1')  # A log has a line for each epoch instead.
-progress = 2 if verbosity == 1 and not bar else verbosity
-with closing(SaveTraining()) as saving:
-    history = vae.fit(input_train, input_train, batch_size=run_batch_size, verbose=progress,
-                      validation_split=validation_split, initial_epoch=len(losses),
-                      epochs=len(losses) + run_epochs,
-                      callbacks=[keras.callbacks.TerminateOnNaN(), saving])
-test = np.ravel(vae.evaluate(input_test, input_test, batch_size=run_batch_size, verbose=0))
-print('Test', *[f'{name}: {loss:.2f}' for name, loss in zip(vae.metrics_names, test)])
+vae.compile(optimizer='adam', loss=kl_reconstruction_loss)
+
 # %% [markdown]
-# ## Visualizing inputs mapped onto latent space
-# The post credits both visualizers to François Chollet, https://keras.io/examples/variational_autoencoder_deconv.
+# Train it to reproduce the images that it is given.
+#
+# The post sets `verbosity` but does not use it, and has no callbacks. Here one callback stops
+# the training when the loss is no longer a number, and one saves it after every epoch. If there
+# were epochs before, their number counts on.
+#
+# Ctrl-C, or the stop button of a notebook, ends the training early. The figures then show the
+# network as it is at that moment, and the file holds the last complete epoch.
+
+# %%
+try:
+    if no_epochs > 0:
+        vae.fit(
+            input_train,
+            input_train,
+            epochs=len(losses) + no_epochs,
+            initial_epoch=len(losses),
+            batch_size=batch_size,
+            verbose=verbosity,
+            validation_split=validation_split,
+            callbacks=[keras.callbacks.TerminateOnNaN(), SaveTraining()],
+        )
+except KeyboardInterrupt:
+    print(f'\nStopped after {len(losses)} whole epochs')
+
+# %% [markdown]
+# ### Not in the post: the test loss
+# Compute the loss of the test images, which the network has never seen, and the part of it that
+# is KL divergence.
+
+# %%
+test_loss = vae.evaluate(input_test, input_test, batch_size=batch_size, verbose=0)
+test_mu, test_sigma, _ = encoder.predict(input_test)
+test_kl = -0.5 * np.mean(np.sum(1 + test_sigma - test_mu**2 - np.exp(test_sigma), axis=1))
+print(f'Test loss: {test_loss:.2f} (reconstruction {test_loss - test_kl:.2f}, KL {test_kl:.2f})')
+
+# %% [markdown]
+# ## Visualizing VAE results
+# Draw the results.
+#
+# The post adapted both visualizers from François Chollet's, in the Keras example
+# [variational_autoencoder_deconv](https://keras.io/examples/variational_autoencoder_deconv/).
+# It shows each figure at once, and waits until it is closed. Here each figure is saved as well,
+# and a script shows all of them at its end.
+#
+# ### Visualizing inputs mapped onto latent space
+# Draw where images lie in the latent space, in the colours of their labels.
+#
+# In the post, labels have to be numbers. Here each label has a colour by its rank, so it may
+# also be a word; and there may be no labels.
+
+
 # %%
 def viz_latent_space(encoder, data):
-    """Draw mu, coloured by label; data is images as in the fit, and labels (n,) or None."""
+    """Draw and save the scatter of mu.
+
+    data is (images, labels): images (n, height, width, channels) from 0 to 1, and labels (n,) or None.
+    """
     input_data, target_data = data
     mu, _, _ = encoder.predict(input_data)
-    plt.figure(figsize=(8, 10), layout='constrained')
+    plt.figure(figsize=(8, 10))
     plt.xlabel('z - dim 1')
     plt.ylabel('z - dim 2')
     if target_data is None:
         plt.scatter(mu[:, 0], mu[:, 1])
     else:
-        labels, ranks = np.unique(target_data, return_inverse=True)
-        plt.scatter(mu[:, 0], mu[:, 1], c=ranks)
-        if labels.dtype.kind == 'S':
-            labels = np.char.decode(labels, 'utf-8', 'replace')
-        ticks = np.arange(0, len(labels), 1 + len(labels) // 21)  # More than 20 would overlap.
-        plt.colorbar(ticks=ticks).set_ticklabels(labels[ticks], parse_math=False)
+        labels, colors = np.unique(target_data, return_inverse=True)
+        plt.scatter(mu[:, 0], mu[:, 1], c=colors)
+        # Of many labels, name every second or third, and so on: more than 20 names would overlap
+        ticks = np.arange(0, len(labels), 1 + len(labels) // 20)
+        plt.colorbar(ticks=ticks).set_ticklabels(labels[ticks])
     plt.savefig(output_dir / 'latent_space.png')
+
+
 # %% [markdown]
-# ## Visualizing samples from the latent space
-# The post calls `predict` for each digit; a call for each row is faster. Its 16 tick positions for 15 labels are an error
-# today, and the same on both axes. Of pictures larger than the figure can show, it gets every k-th pixel.
+# ### Visualizing samples from the latent space
+# Draw what the decoder makes of a grid of points in the latent space.
+#
+# The post decodes one point at a time; here it is a row, which is faster. The post has 16 ticks
+# for 15 labels, which is an error today. It reshapes a grey figure for `imshow`, which is no
+# longer needed.
+
+
 # %%
 def viz_decoded(encoder, decoder, data):
-    """Draw what the decoder makes of 15 by 15 points of [-4, 4] squared, the top row at +4."""
+    """Draw and save what the decoder makes of 15 by 15 points from -4 to 4.
+
+    encoder and data are not used, as in the post. Latent dimensions after the first two are 0.
+    """
     num_samples = 15
-    k = max(1, max(img_height, img_width) // 66)
-    height, width = len(range(0, img_height, k)), len(range(0, img_width, k))
-    figure = np.zeros((height * num_samples, width * num_samples, num_channels))
+    figure = np.zeros((img_height * num_samples, img_width * num_samples, num_channels))
     grid_x = np.linspace(-4, 4, num_samples)
     grid_y = np.linspace(-4, 4, num_samples)[::-1]
     for i, yi in enumerate(grid_y):
-        z_sample = np.array([[xi, yi] + [0] * (latent_dim - 2) for xi in grid_x])
+        # Decode a row
+        z_sample = np.zeros((num_samples, latent_dim))
+        z_sample[:, 0] = grid_x
+        z_sample[:, 1] = yi
         x_decoded = decoder.predict(z_sample)
         for j, digit in enumerate(x_decoded):
-            figure[i * height:(i + 1) * height, j * width:(j + 1) * width] = digit[::k, ::k]
-    plt.figure(figsize=(10, 10), layout='constrained')
-    plt.xticks(np.arange(num_samples) * width + width // 2, np.round(grid_x, 1))
-    plt.yticks(np.arange(num_samples) * height + height // 2, np.round(grid_y, 1))
+            top, left = i * img_height, j * img_width
+            figure[top : top + img_height, left : left + img_width] = digit
+    plt.figure(figsize=(10, 10))
+    # A tick at the centre of each image
+    pixel_range_x = np.arange(img_width // 2, num_samples * img_width, img_width)
+    pixel_range_y = np.arange(img_height // 2, num_samples * img_height, img_height)
+    plt.xticks(pixel_range_x, np.round(grid_x, 1))
+    plt.yticks(pixel_range_y, np.round(grid_y, 1))
     plt.xlabel('z - dim 1')
     plt.ylabel('z - dim 2')
-    plt.imshow(figure, origin='upper')
+    plt.imshow(figure)
     plt.savefig(output_dir / 'decoded_digits.png')
+
+
 # %% [markdown]
-# ## Calling the visualizers
-# The post's DCGAN-like section has a third figure: the scatter again, where most digits are.
+# ### Calling the visualizers
+# Draw both figures of the test images.
+
 # %%
 data = (input_test, target_test)
 viz_latent_space(encoder, data)
 viz_decoded(encoder, decoder, data)
-places, _, _ = encoder.predict(input_test)
-outside = np.sum(np.any(np.abs(places[:, :2]) > 4, axis=1))
-with suppress(OSError):  # It may be an earlier run's.
-    (output_dir / 'latent_space_zoom.png').unlink()
-if outside and plt.get_fignums():  # none if the post's own functions have shown them
+
+# %% [markdown]
+# If some test images lie outside the square of the second figure, draw the first one again,
+# limited to that square.
+#
+# The post shows such a third figure for its deeper network only.
+
+# %%
+outside = np.sum(np.any(np.abs(test_mu[:, :2]) > 4, axis=1))
+zoom_file = output_dir / 'latent_space_zoom.png'
+if outside > 0:
     viz_latent_space(encoder, data)
     plt.axis([-4, 4, -4, 4])
-    plt.title(f'{outside:,} of {len(places):,} lie outside')
-    plt.savefig(output_dir / 'latent_space_zoom.png')
+    plt.title(f'{outside:,} of {len(test_mu):,} images lie outside')
+    plt.savefig(zoom_file)
+else:
+    zoom_file.unlink(missing_ok=True)  # an earlier run may have left one
+
 # %% [markdown]
 # ## Not in the post: the losses over the epochs
+# Save the losses as a table and a figure, and show all figures.
+
 # %%
 if losses:
-    plt.figure(figsize=(8, 10), layout='constrained')
-    for place, name in enumerate(vae.metrics_names, start=1):
-        plt.subplot(len(vae.metrics_names), 1, place, ylabel=name)
-        for key, label in [(name, 'training'), (f'val_{name}', 'validation')]:
-            epochs, values = zip(*[(row['epoch'] + 1, row.get(key)) for row in losses])
-            plt.plot(epochs, values, '.-', label=label)
-        plt.legend()
-        plt.locator_params(axis='x', integer=True)
+    table = np.array(losses)
+    header = 'epoch,loss,val_loss'
+    np.savetxt(output_dir / 'history.csv', table, fmt='%.9g', delimiter=',', header=header, comments='')
+    plt.figure(figsize=(8, 5))
+    plt.plot(table[:, 0], table[:, 1:], label=['training', 'validation'])
     plt.xlabel('epoch')
+    plt.ylabel('loss')
+    plt.legend()
     plt.savefig(output_dir / 'loss.png')
 print(f'The figures are in {output_dir}')
 plt.show()
+
+# `uv run variational_autoencoder.py` reads here which packages to install
 # /// script
 # requires-python = ">=3.10,<3.14"
-# dependencies = ["tensorflow>=2.16,<2.22", "tf_keras>=2.16,<2.22", "numpy>=1.26,<3",
-#                 "tf_keras>=2.19; python_version >= '3.12'", "matplotlib>=3.9,<4"]
+# dependencies = [
+#     "tensorflow>=2.16,<2.22",
+#     "tf_keras>=2.16,<2.22; python_version < '3.12'",
+#     "tf_keras>=2.19,<2.22; python_version >= '3.12'",
+#     "numpy>=1.26,<3",
+#     "matplotlib>=3.9,<4",
+# ]
 # ///

@@ -1,173 +1,206 @@
+"""The three ways in which the tests run the page, and the digits that they give it.
+
+Page runs it cell by cell in one namespace, within the test's process; run_script and start_script
+run it as a command; run_notebook runs cells in a Jupyter kernel.
+"""
+
+import linecache
 import os
+import re
 import signal
 import subprocess
 import sys
-import tempfile
-import threading
 from pathlib import Path
 
-os.environ.setdefault('MPLBACKEND', 'Agg')
-# oneDNN as in the page, which comes too late where a test has imported TensorFlow; and a core for each of two tests
-for name in ('TF_ENABLE_ONEDNN_OPTS', 'TF_NUM_INTRAOP_THREADS', 'TF_NUM_INTEROP_THREADS'):
-    os.environ.setdefault(name, '1')
+# Figures need no window, and each of the two test processes gets a core of its own
+os.environ['MPLBACKEND'] = 'Agg'
+os.environ['TF_NUM_INTRAOP_THREADS'] = '1'
+os.environ['TF_NUM_INTEROP_THREADS'] = '1'
+# As in the page, which sets it too late where a test has imported TensorFlow before
+os.environ['TF_ENABLE_ONEDNN_OPTS'] = '1'
 
 import h5py
 import jupytext
 import matplotlib.pyplot as plt
+import nbclient
+import nbformat
 import numpy as np
 import pytest
 from tf_keras import backend as K
 
-script = Path(__file__).resolve().parent.parent / 'variational_autoencoder.py'
-REFERENCE = script.parent / 'outputs' / 'reference' / 'original'
-POST = REFERENCE.parent / 'post'
-FILES = {'decoded_digits.png', 'history.csv', 'latent_space.png', 'loss.png', 'vae_weights.h5'}  # of every training
-processes = []
+PROJECT = Path(__file__).resolve().parent.parent
+SCRIPT = PROJECT / 'variational_autoencoder.py'
+REFERENCE = PROJECT / 'outputs' / 'reference'
+FLAGS = 'flags = vars(parser.parse_args()) if is_program else {}'
 
-@pytest.fixture(autouse=True)
-def nothing_is_left():
-    yield
-    for process in processes:
+
+def code_cells():
+    """The code cells of the page, each as the heading that it stands under and its source."""
+    cells = []
+    heading = None
+    for cell in jupytext.read(SCRIPT).cells:
+        if cell.cell_type == 'markdown':
+            headings = re.findall('^#+ (.*)$', cell.source, re.MULTILINE)
+            heading = headings[-1] if headings else heading
+        else:
+            cells.append((heading, cell.source))
+    return cells
+
+
+class Page:
+    """The cells of the page, run in one namespace as a notebook does; page['vae'] is its vae."""
+
+    def __init__(self, folder, **flags):
+        """Read the page, to be run with these flags; what it writes goes into the folder."""
+        K.clear_session()
+        self.folder = folder
+        self.names = {'__name__': '__main__'}
+        self.headings, self.sources = map(list, zip(*code_cells()))
+        flags = {'output_dir': str(folder), **flags}
+        self.edit('Not in the post: the command line', FLAGS, f'flags = {flags}')
+
+    def __getitem__(self, name):
+        return self.names[name]
+
+    def cells_under(self, heading):
+        """The numbers of the code cells under a heading."""
+        numbers = [number for number, name in enumerate(self.headings) if name == heading]
+        assert numbers, f'no heading {heading}'
+        return numbers
+
+    def edit(self, heading, old, new):
+        """Replace a text in the cells under a heading, where it must stand exactly once."""
+        cells = self.cells_under(heading)
+        assert sum(self.sources[number].count(old) for number in cells) == 1, old
+        for number in cells:
+            self.sources[number] = self.sources[number].replace(old, new)
+
+    def run_cell(self, number):
+        source, file = self.sources[number], f'<cell {number}>'
+        # Where TensorFlow looks up the source of the functions that it is given
+        linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
+        exec(compile(source, file, 'exec'), self.names)
+
+    def run(self, first=None, last=None):
+        """Run the cells from the first heading to the last one, both included."""
+        begin = self.cells_under(first)[0] if first else 0
+        end = self.cells_under(last)[-1] if last else len(self.sources) - 1
+        for number in range(begin, end + 1):
+            self.run_cell(number)
+        return self
+
+
+def complaints(stderr):
+    """The lines of standard error, but for those that TensorFlow always writes as it starts."""
+    start = re.compile('WARNING: All log messages before absl|[IWE]0000 ')
+    return [line for line in stderr.splitlines() if not start.match(line)]
+
+
+def start_script(*arguments, **settings):
+    """Start the script as a command; its output can be read line by line."""
+    return subprocess.Popen(
+        [sys.executable, '-u', SCRIPT, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Pytest's workers may ignore Ctrl-C, and would pass that on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        **settings,
+    )
+
+
+def run_script(*arguments, **settings):
+    """Run the script as a command to its end; return its exit status, its output and its complaints."""
+    process = start_script(*arguments, **settings)
+    try:
+        stdout, stderr = process.communicate(timeout=180)
+    finally:
         process.kill()
-        process.wait()
-    processes.clear()
-    plt.close('all')
+    return process.returncode, stdout, complaints(stderr)
 
-@pytest.fixture(scope='session')
-def mnist():
-    """The raw digits: x_train, y_train, x_test, y_test."""
-    with np.load(script.parent / 'tests' / 'data' / 'mnist.npz') as arrays:
-        return dict(arrays)
 
-def save(folder, mnist, train, test):
-    """A file of the first digits."""
-    np.savez(folder / 'digits.npz', **{name: array[:train if 'train' in name else test] for name, array in mnist.items()})
-    return folder / 'digits.npz'
-
-@pytest.fixture(scope='session')
-def digits(mnist, tmp_path_factory):
-    """For runs of which nothing is expected but to run."""
-    return save(tmp_path_factory.mktemp('digits'), mnist, 640, 200)
-
-@pytest.fixture(scope='session')
-def more_digits(mnist, tmp_path_factory):
-    """For epochs of about half a second, in which something is learnt: 10 steps."""
-    return save(tmp_path_factory.mktemp('more'), mnist, 1600, 500)
-
-def page(*arguments, changes=(), until='# the end'):
-    """Run the page in this process, with pairs of texts replaced, up to a heading; return the names that it leaves."""
-    K.clear_session()  # as in a new process
-    text, _, _ = script.read_text().partition(f'# %% [markdown]\n# ## {until}')
-    for old, new in changes:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    names = {'__name__': '__main__', '__file__': str(script)}
-    with tempfile.NamedTemporaryFile('w', suffix='.py', delete=False) as source:  # TensorFlow reads its functions
-        source.write(text)
-    pipe = signal.getsignal(signal.SIGPIPE)
+def run_notebook(folder, *sources, allow_errors=False):
+    """Run cells in a new Jupyter kernel, which draws inline; return them with their outputs."""
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata.kernelspec = {'name': 'python3', 'display_name': 'Python 3'}
+    resources = {'metadata': {'path': str(folder)}}
+    client = nbclient.NotebookClient(
+        notebook, timeout=200, allow_errors=allow_errors, resources=resources
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, 'argv', [str(script), *map(str, arguments)])
-        try:
-            exec(compile(text, source.name, 'exec'), names)
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGPIPE, pipe)
-            os.unlink(source.name)
-    return names
+        patch.delenv('MPLBACKEND')
+        client.execute()
+    return notebook.cells
 
-@pytest.fixture(scope='module')
-def cells():
-    return jupytext.read(script).cells
 
-@pytest.fixture(scope='module')
-def code(cells):
-    return [cell.source for cell in cells if cell.cell_type == 'code']
+def printed(cell):
+    """The text that a cell of a notebook printed."""
+    return ''.join(output.text for output in cell.outputs if output.output_type == 'stream')
 
-@pytest.fixture(scope='module')
-def runner(code, mnist, tmp_path_factory):
-    """A function that runs cells by their numbers, with texts replaced, in the names of one whole run, as in a notebook."""
-    folder = tmp_path_factory.mktemp('cells')
-    digits = save(folder, mnist, 320, 100)
-    names = {'__name__': '__main__', '__file__': str(script)}
-    sources = [folder / f'cell{k}.py' for k in range(len(code))]
-    for cell, source in zip(code, sources):
-        source.write_text(cell)  # TensorFlow reads its functions
 
-    def run(numbers, *changes):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(plt.rcParams, 'figure.dpi', 20)  # drawn faster
-            patch.setattr('sys.argv', [str(script), *map(str, ['--data', digits, '--epochs', 1, '--output-dir', folder])])
-            pipe, interrupt = signal.getsignal(signal.SIGPIPE), signal.signal(signal.SIGINT, signal.default_int_handler)
-            try:
-                for k in numbers:
-                    cell = code[k]
-                    for old, new in changes:
-                        cell = cell.replace(old, new)
-                    exec(compile(cell, sources[k], 'exec'), names)
-            finally:
-                signal.signal(signal.SIGPIPE, pipe)
-                left = signal.signal(signal.SIGINT, interrupt)
-                plt.close('all')
-                assert left is signal.default_int_handler  # after an exception, too
-        return names
+def pictures(cell):
+    """The number of figures that a cell of a notebook shows."""
+    return sum('image/png' in output.get('data', {}) for output in cell.outputs)
 
-    run(range(len(code)))
-    return run
 
-def untrained(data, folder, *more, changes=()):
-    """The names that the page leaves before it trains, its VAE ready to be trained."""
-    names = page('--data', data, '--output-dir', folder, *more, changes=changes, until='Compilation & training')
-    names['vae'].compile('adam', names['kl_reconstruction_loss'], [names['reconstruction_loss'], names['kl_loss']])
-    return names
+def read_history(folder):
+    """The rows of history.csv: the number of the epoch, its loss and its validation loss."""
+    return np.loadtxt(folder / 'history.csv', delimiter=',', skiprows=1, ndmin=2)
 
-def train(data, folder, epochs, *more, changes=()):
-    """Run the page without its figures."""
-    return page('--data', data, '--epochs', epochs, '--output-dir', folder, *more,
-                changes=changes, until='Visualizing inputs')
 
-def command(*arguments, **settings):
-    """Start the script as a user does; output and errors come as text."""
-    environment = {**os.environ, **settings.pop('env', {})}
-    settings = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True, **settings}
-    process = subprocess.Popen([sys.executable, str(script), *map(str, arguments)], env=environment,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **settings)
-    processes.append(process)
-    return process
-
-def complaints(err):
-    """What of standard error is not TensorFlow's start-up, which from 2.17 on none of its switches can silence."""
-    return '\n'.join(line for line in err.splitlines()
-                     if 'absl::InitializeLog' not in line and line[:5] not in ('I0000', 'W0000', 'E0000'))
-
-def finish(process):
-    """Wait for it; its exit status, standard output, and what it complains of."""
-    out, err = process.communicate(timeout=180)
-    return process.returncode, out, complaints(err)
-
-def run(*arguments, **settings):
-    """A run of the script that must end well and complain of nothing; its output."""
-    status, out, err = finish(command(*arguments, **settings))
-    assert (status, err) == (0, '')
-    return out
-
-def rows(folder):
-    """The epochs of a history.csv, as numbers."""
-    header, *lines = (folder / 'history.csv').read_text().splitlines()
-    return [dict(zip(header.split(','), map(float, line.split(',')), strict=True)) for line in lines]
-
-def weights(path):
-    """Every array of a weights file, by its name."""
+def read_arrays(path):
+    """All arrays of a weights file by their names: weights, optimizer's state and losses."""
     arrays = {}
 
     def read(name, item):
-        if isinstance(item, h5py.Dataset) and name != 'losses':
+        if isinstance(item, h5py.Dataset):
             arrays[name] = item[()]
 
     with h5py.File(path) as file:
         file.visititems(read)
     return arrays
 
-def same(one, other):
-    """Whether two weights files hold the same arrays."""
-    one, other = weights(one), weights(other)
+
+def same_arrays(one, other):
+    """Whether two weights files hold the same, bit for bit."""
+    one, other = read_arrays(one), read_arrays(other)
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope='session')
+def mnist():
+    """The arrays of mnist.npz: x_train, y_train, x_test and y_test."""
+    with np.load(PROJECT / 'tests' / 'data' / 'mnist.npz') as file:
+        return dict(file)
+
+
+def save_digits(folder, mnist, train, test):
+    """Save the first digits of MNIST in a file, and return its path."""
+    path = folder / 'digits.npz'
+    np.savez(
+        path,
+        x_train=mnist['x_train'][:train],
+        y_train=mnist['y_train'][:train],
+        x_test=mnist['x_test'][:test],
+        y_test=mnist['y_test'][:test],
+    )
+    return str(path)
+
+
+@pytest.fixture(scope='session')
+def digits(mnist, tmp_path_factory):
+    """A file of 640 digits to train with, an epoch of 4 steps, and 200 to test."""
+    return save_digits(tmp_path_factory.mktemp('digits'), mnist, 640, 200)
+
+
+@pytest.fixture(scope='session')
+def more_digits(mnist, tmp_path_factory):
+    """A file of 1,600 digits to train with, an epoch of 10 steps in which something is learnt."""
+    return save_digits(tmp_path_factory.mktemp('more_digits'), mnist, 1600, 500)
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_left():
+    yield
+    plt.close('all')

@@ -1,102 +1,132 @@
-"""The script as a user starts it."""
-import os
-import re
-import time
-from contextlib import suppress
+"""The script as a user starts it: what it prints and writes, its mistakes, Ctrl-C."""
 
-import matplotlib.pyplot as plt
+import signal
+import sys
+
 import numpy as np
+import pexpect
+import pyte
 import pytest
 
-from conftest import FILES, REFERENCE, command, complaints, rows, run, same, script, train, weights
+from conftest import SCRIPT, complaints, read_arrays, read_history, run_script, start_script
+
+FIGURES = {'latent_space.png', 'decoded_digits.png', 'loss.png'}
+FILES = {*FIGURES, 'history.csv', 'vae_weights.h5'}
+
+
+def files_in(folder):
+    """What a run wrote, but for the figure that is only drawn if digits lie far outside."""
+    return {path.name for path in folder.iterdir()} - {'latent_space_zoom.png'}
+
 
 @pytest.fixture(scope='module')
-def first(digits, tmp_path_factory):
-    """Two epochs from another working folder, into one with two spaces and letters outside ASCII, in the C locale."""
-    folder = tmp_path_factory.mktemp('run') / 'größe  1'
-    out = run('--epochs', 2, '--data', digits, '--output-dir', folder, cwd=digits.parent, env={'LC_ALL': 'C'})
-    return out, folder
+def finished(digits, tmp_path_factory):
+    """A run of two epochs into a log, started in a folder of its own: its output, and that folder."""
+    folder = tmp_path_factory.mktemp('finished')
+    status, output, errors = run_script('--data', digits, '--epochs', 2, cwd=folder)
+    assert (status, errors) == (0, [])
+    return output, folder
 
-def test_run(first):
-    out, folder = first
-    assert re.findall(r'Total params: (\d+)', out) == ['17208', '9137', '26345']
-    # No terminal: a line for each epoch, with both parts of the loss, and no bar
-    epochs = [line for line in out.splitlines() if ' - loss: ' in line]
-    assert len(epochs) == 2 and '\x08' not in out and '[==' not in out
-    for name in ('reconstruction_loss', 'kl_loss', 'val_loss', 'val_reconstruction_loss', 'val_kl_loss'):
-        assert f' {name}: ' in epochs[0]
-    loss, reconstruction, kl = map(float, re.search(
-        r'Test loss: (\S+) reconstruction_loss: (\S+) kl_loss: (\S+)', out).groups())
-    assert loss == pytest.approx(reconstruction + kl, abs=0.02)
-    assert out.splitlines()[-1].endswith(str(folder))
 
-def test_files(first):
-    _, folder = first
-    assert {path.name for path in folder.iterdir()} - {'latent_space_zoom.png'} == FILES
-    assert all(path.stat().st_size > 30_000 for path in folder.glob('*.png'))
-    assert [row['epoch'] for row in rows(folder)] == [0, 1]
-    assert set(rows(folder)[0]) == {'epoch', 'loss', 'reconstruction_loss', 'kl_loss',
-                                    'val_loss', 'val_reconstruction_loss', 'val_kl_loss'}
-    # Under another name Keras would write a file without any arrays, and say nothing
-    saved = weights(folder / 'vae_weights.h5')
-    assert sum(array.size for name, array in saved.items() if not name.startswith('optimizer/')) == 26345
-    # The number of steps, two epochs of 512 digits in batches of 128; and two moments for each trainable weight
-    assert saved['optimizer/0'] == 8
-    assert sum(array.size for name, array in saved.items() if name.startswith('optimizer/')) == 1 + 2 * 24641
+def test_output(finished):
+    """A log has the three summaries, a line for each epoch, and the test loss."""
+    output, folder = finished
+    for total in ('17208', '9137', '26345'):
+        assert f'Total params: {total} ' in output
+    epochs = [line for line in output.splitlines() if ' - loss: ' in line]
+    assert len(epochs) == 2
+    assert all(' - val_loss: ' in line for line in epochs)
+    assert '[==' not in output
+    *_, test_loss, last = output.splitlines()
+    assert test_loss.startswith('Test loss: ')
+    assert last == 'The figures are in outputs/original'
 
-def test_seed(first, digits, tmp_path):
-    for seed in (42, 7):
-        train(digits, tmp_path / str(seed), 2, '--seed', seed)
-    ours, again, other = (folder / 'vae_weights.h5' for folder in (first[1], tmp_path / '42', tmp_path / '7'))
-    assert same(ours, again) and not same(ours, other)
 
-@pytest.fixture(scope='module')
-def drawn(tmp_path_factory):
-    """The folder of the README's command that only draws the committed weights, and what it printed."""
-    folder = tmp_path_factory.mktemp('drawn')
-    line, = re.findall(r'^\.venv/bin/python variational_autoencoder.py (--epochs 0 .*)$',
-                       (script.parent / 'README.md').read_text(), re.MULTILINE)
-    return folder, run(*line.split(), '--output-dir', folder, cwd=script.parent)
+def test_files(finished):
+    output, folder = finished
+    folder = folder / 'outputs' / 'original'
+    assert files_in(folder) == FILES
+    assert all((folder / figure).stat().st_size > 10_000 for figure in FIGURES)
+    history = read_history(folder)
+    assert list(history[:, 0]) == [1, 2]
+    assert f'loss: {history[1, 1]:.4f} - val_loss: {history[1, 2]:.4f}' in output
 
-@pytest.mark.parametrize('name', ['latent_space.png', 'decoded_digits.png', 'loss.png'])
-def test_committed_weights_draw_the_committed_figures(drawn, name):
-    drawn, expected = (plt.imread(folder / name)[..., :3] for folder in (drawn[0], REFERENCE))
-    # All that has a colour, but for the dark around the digits. Other versions of matplotlib place a letter or
-    # a point a pixel off
-    dark = plt.get_cmap('viridis')(0)[:3]
-    painted = (np.ptp(expected, axis=2) > 0.1) & np.any(np.abs(expected - dark) > 0.1, axis=2)
-    assert drawn.shape == expected.shape and np.abs(drawn - expected)[painted].mean() < 0.1
 
-def test_nothing_is_trained_with_no_epochs(drawn):
-    folder, out = drawn
-    assert sorted(path.name for path in folder.iterdir()) == ['decoded_digits.png', 'latent_space.png', 'loss.png']
-    assert float(re.search(r'Test loss: (\S+)', out)[1]) <= 150.8
+def test_weights_file(finished):
+    """Keras would write a file without a single weight, had it another name."""
+    _, folder = finished
+    arrays = read_arrays(folder / 'outputs' / 'original' / 'vae_weights.h5')
+    optimizer = {name: array for name, array in arrays.items() if name.startswith('optimizer/')}
+    history = arrays.pop('history')
+    weights = [array for name, array in arrays.items() if name not in optimizer]
+    assert sum(array.size for array in weights) == 26345
+    assert history.shape == (2, 3)
+    # Adam has the number of its steps, 4 in each epoch, and two moments of each trainable weight
+    assert optimizer['optimizer/0'] == 8
+    assert sum(array.size for array in optimizer.values()) == 1 + 2 * 24641
 
-def test_help():
-    began = time.perf_counter()
-    text = ' '.join(run('--help').split())
-    assert time.perf_counter() - began < 2  # TensorFlow alone takes longer
-    for flag in ('architecture NAME', 'epochs N', 'batch-size N', 'data FILE.npz', 'weights FILE', 'seed N', 'output-dir DIR'):
-        assert re.search(f'--{flag} .*?default: ', text)
-    assert '(default: 100, 5 for both dcgan)' in text
 
-def test_progress_bar_on_a_terminal(digits, tmp_path):
-    terminal, line = os.openpty()
-    process = command('--data', digits, '--epochs', 1, '--output-dir', tmp_path, stdout=line)
-    os.close(line)
-    text = b''
-    with suppress(OSError):  # the other end is closed
-        while True:
-            text += os.read(terminal, 4096)
-    assert process.wait(timeout=60) == 0
-    assert b'512/512 [=====' in text and b' - kl_loss: ' in text and b' - val_reconstruction_loss: ' in text
+def test_progress_bar_keeps_to_its_line(digits, tmp_path):
+    """In a terminal of 80 columns, where a wider bar leaves a line for each of its states."""
+    arguments = ['--data', digits, '--epochs', '3', '--batch-size', '8', '--output-dir', str(tmp_path)]
+    process = pexpect.spawn(
+        sys.executable, [str(SCRIPT), *arguments], dimensions=(24, 80), encoding='utf-8', timeout=120
+    )
+    process.expect(pexpect.EOF)
+    process.close()
+    assert process.exitstatus == 0
 
-@pytest.mark.parametrize('last_line, trained', [('Model: "encoder"', False), (' - val_loss: ', True)])
-def test_closed_pipe(digits, tmp_path, last_line, trained):
-    """As with `... | head`, before the training and in it."""
-    process = command('--data', digits, '--epochs', 1000, '--output-dir', tmp_path, env={'PYTHONUNBUFFERED': '1'})
-    next(line for line in process.stdout if last_line in line)
-    process.stdout.close()
-    assert complaints(process.stderr.read()) == ''
-    assert process.wait(timeout=60) == -13  # 141 to a shell
-    assert (tmp_path / 'vae_weights.h5').exists() == trained
+    screen = pyte.HistoryScreen(80, 24, history=10_000)
+    pyte.Stream(screen).feed(process.before)
+    scrolled_away = [''.join(row[column].data for column in range(80)) for row in screen.history.top]
+    lines = scrolled_away + screen.display
+    (first,) = [number for number, line in enumerate(lines) if line.startswith('Epoch 1/3')]
+    (last,) = [number for number, line in enumerate(lines) if line.startswith('Test loss')]
+    bars = [line for line in lines[first:last] if line.startswith('512/512 [=====')]
+    assert len(bars) == 3
+    # For each epoch its title, its bar, and the end of the bar's last state, with val_loss
+    assert last - first == 3 * 3
+
+
+def test_a_mistake(tmp_path):
+    """It ends with one line below argparse's usage, before anything is written."""
+    status, output, errors = run_script('--data', 'missing.npz', cwd=tmp_path)
+    *usage, error = errors
+    assert (status, output) == (2, '')
+    assert usage[0].startswith('usage: variational_autoencoder.py')
+    assert error.startswith('variational_autoencoder.py: error: cannot use missing.npz')
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def long_training(more_digits, tmp_path):
+    """A run of the script that has finished two epochs, and would go on for hours."""
+    process = start_script('--data', more_digits, '--epochs', 10_000, '--output-dir', tmp_path)
+    epochs = 0
+    while epochs < 2:
+        epochs += ' - val_loss: ' in process.stdout.readline()
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_ctrl_c_ends_in_figures(long_training, tmp_path):
+    long_training.send_signal(signal.SIGINT)
+    output, stderr = long_training.communicate(timeout=120)
+    assert (long_training.returncode, complaints(stderr)) == (0, [])
+    assert 'Test loss: ' in output
+    assert files_in(tmp_path) == FILES
+    epochs = len(read_history(tmp_path))
+    assert f'Stopped after {epochs} whole epochs' in output
+    assert len(read_arrays(tmp_path / 'vae_weights.h5')['history']) == epochs
+
+
+def test_kill_leaves_a_whole_file(long_training, tmp_path):
+    long_training.kill()
+    output, _ = long_training.communicate()
+    epochs = 2 + output.count(' - val_loss: ')
+    arrays = read_arrays(tmp_path / 'vae_weights.h5')
+    # An epoch is saved right before its line is printed
+    assert len(arrays['history']) in (epochs, epochs + 1)
+    assert arrays['optimizer/0'] == 10 * len(arrays['history'])
+    assert all(np.isfinite(array).all() for array in arrays.values())

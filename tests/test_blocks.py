@@ -1,0 +1,118 @@
+"""The post's blocks can be pasted over the cells of their headings.
+
+What is pasted here are blocks that do the same as the post's, and leave the same names, in other words.
+"""
+
+from textwrap import dedent
+
+import pytest
+
+from conftest import Page
+
+# Code that leaves the same names as the post's block of a heading, and does the same in other words
+BLOCKS = {
+    'Model configuration': """
+        img_width = img_height = 28
+        num_channels = 1
+        latent_dim = 2
+        batch_size, no_epochs, validation_split, verbosity = 128, 100, 0.2, 1
+    """,
+    'Data preprocessing': """
+        input_shape = 28, 28, 1
+        input_train = np.float32(input_train / 255).reshape(-1, *input_shape)
+        input_test = np.float32(input_test / 255).reshape(-1, *input_shape)
+    """,
+    'Encoder definition': """
+        def halve(cx, filters):
+            return BatchNormalization()(Conv2D(filters, 3, 2, 'same', activation='relu')(cx))
+        i = Input(input_shape, name='encoder_input')
+        cx = halve(halve(i, 8), 16)
+        x = BatchNormalization()(Dense(20, 'relu')(Flatten()(cx)))
+        mu, sigma = [Dense(latent_dim, name=name)(x) for name in ('latent_mu', 'latent_sigma')]
+        conv_shape = cx.shape
+    """,
+    'Reparameterization trick': """
+        def sample_z(args):
+            mu, sigma = args
+            return mu + K.sqrt(K.exp(sigma)) * K.random_normal(K.shape(mu))
+        z = Lambda(sample_z, name='z')([mu, sigma])
+    """,
+    'Encoder instantiation': """
+        encoder = Model(inputs=i, outputs=(mu, sigma, z), name='encoder')
+    """,
+    'Decoder definition': """
+        def double(cx, filters):
+            return BatchNormalization()(Conv2DTranspose(filters, 3, 2, 'same', activation='relu')(cx))
+        d_i = Input([latent_dim], name='decoder_input')
+        x = Reshape((7, 7, 16))(BatchNormalization()(Dense(784, 'relu')(d_i)))
+        cx = double(double(x, 16), 8)
+        o = Conv2DTranspose(1, 3, padding='same', activation='sigmoid', name='decoder_output')(cx)
+    """,
+    'Decoder instantiation': """
+        decoder = Model(inputs=d_i, outputs=o, name='decoder')
+    """,
+    'Creating the whole VAE': """
+        vae_outputs = decoder(encoder(i)[-1])
+        vae = Model(inputs=i, outputs=vae_outputs, name='vae')
+    """,
+    'Defining custom VAE loss function': """
+        def kl_reconstruction_loss(true, pred):
+            divergence = K.sum(K.exp(sigma) + mu ** 2 - sigma - 1, axis=1) / 2
+            crossentropy = binary_crossentropy(K.flatten(true), K.flatten(pred))
+            return img_width * img_height * K.mean(crossentropy) + K.mean(divergence)
+    """,
+    'Compilation & training': """
+        vae.compile('adam', kl_reconstruction_loss)
+        vae.fit(input_train, input_train, batch_size, no_epochs, validation_split=validation_split)
+    """,
+    'Visualizing inputs mapped onto latent space': """
+        def viz_latent_space(encoder, data):
+            plt.scatter(*encoder.predict(data[0])[0].T, c=data[1])
+            plt.show()
+    """,
+    'Visualizing samples from the latent space': """
+        def viz_decoded(encoder, decoder, data):
+            plt.imshow(decoder.predict(np.zeros((1, 2)))[0])
+            plt.show()
+    """,
+    'Calling the visualizers': """
+        data = input_test, target_test
+        viz_latent_space(encoder, data)
+        viz_decoded(encoder, decoder, data)
+    """,
+}
+
+
+def paste(page, heading):
+    """Put a block into the first code cell under its heading, and nothing into the others."""
+    first, *others = page.cells_under(heading)
+    page.sources[first] = dedent(BLOCKS[heading])
+    for number in others:
+        page.sources[number] = ''
+
+
+@pytest.mark.parametrize(
+    'headings',
+    [
+        ['Model configuration', 'Data preprocessing'],
+        ['Encoder definition', 'Reparameterization trick', 'Encoder instantiation'],
+        ['Decoder definition', 'Decoder instantiation'],
+        ['Creating the whole VAE', 'Defining custom VAE loss function'],
+        ['Compilation & training'],
+        [
+            'Visualizing inputs mapped onto latent space',
+            'Visualizing samples from the latent space',
+            'Calling the visualizers',
+        ],
+        list(BLOCKS),
+    ],
+    ids=lambda headings: 'all' if len(headings) > 3 else headings[0],
+)
+def test_blocks(more_digits, tmp_path, headings):
+    page = Page(tmp_path, data=more_digits, epochs=2)
+    for heading in headings:
+        paste(page, heading)
+    page.run()
+    assert page['vae'].count_params() == 26345
+    first, second = page['vae'].history.history['val_loss']
+    assert 100 < second < first < 600
