@@ -6,7 +6,7 @@
 #
 # Read it beside the post, which explains each step. Headings, names and layers follow the post.
 # The text above a cell says what the cell does and, where it differs from the post, how and
-# why.
+# why. Sections headed 'Not in the post' have to be run, but need not be read at first.
 #
 # To run it, first install its packages:
 #
@@ -17,8 +17,9 @@
 
 # %% [markdown]
 # ## Model imports
-# Import Keras, NumPy and Matplotlib, as the post does. New are TensorFlow itself, h5py, which
-# comes with it, for the file of weights, and a few modules of Python.
+# Import Keras, NumPy and Matplotlib, as the post does. New are TensorFlow itself, h5py (which
+# comes with TensorFlow) for the file of weights, the layer `Cropping2D`, and a few modules of
+# Python's own.
 #
 # The post starts with `import keras`. Today that is Keras 3, which lacks functions that the
 # post calls, such as `K.int_shape`. The package `tf_keras` is Keras 2, which has them.
@@ -36,8 +37,8 @@ import sys
 import warnings
 from pathlib import Path
 
-# TensorFlow reads both as it is imported. The first makes it quieter. The second turns on oneDNN, which
-# TensorFlow leaves off on many processors, where training then takes twice as long.
+# TensorFlow reads these two when it is imported. With the first, it prints less. The second turns on
+# oneDNN, which TensorFlow leaves off on many processors, where training then takes twice as long.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 
@@ -54,13 +55,13 @@ from tf_keras import backend as K
 import numpy as np
 import matplotlib.pyplot as plt
 
-# Hide warnings that need no action: TensorFlow's, one of Keras 2 about its own code, and the one of
-# matplotlib where no window can be opened
+# Hide TensorFlow's warnings, one that Keras 2 gives about its own code, and the one that matplotlib
+# gives when it cannot open a window
 tf.get_logger().setLevel('ERROR')
-warnings.filterwarnings('ignore', message='.Model.state_updates')
+warnings.filterwarnings('ignore', message='`Model.state_updates`')
 warnings.filterwarnings('ignore', message='.*non-interactive')
 
-# Make room for whatever is written beside a figure
+# Make room for the labels around a plot
 plt.rcParams['figure.constrained_layout.use'] = True
 
 tf.compat.v1.disable_eager_execution()
@@ -71,7 +72,7 @@ tf.compat.v1.disable_eager_execution()
 #
 # In a notebook there are none: change the settings in the cells below instead. To use your own
 # images, or to continue an earlier training run, replace the last line of this cell, for
-# example by `flags = {'data': 'pictures.npz'}`.
+# example with `flags = {'data': 'pictures.npz'}`.
 
 # %%
 parser = argparse.ArgumentParser('variational_autoencoder.py', argument_default=argparse.SUPPRESS)
@@ -83,7 +84,7 @@ parser.add_argument(
 parser.add_argument(
     '--epochs',
     type=int,
-    help='default: 100 for original, else 5; on top of those in --weights; 0 only draws the figures',
+    help='default: 100 for original, else 5; added to those in --weights; 0 only draws the figures',
 )
 parser.add_argument('--batch-size', type=int, help='default: 128')
 parser.add_argument('--data', metavar='FILE.npz', help='your own images; default: MNIST')
@@ -91,9 +92,10 @@ parser.add_argument('--weights', metavar='FILE.h5', help='a vae_weights.h5 to co
 parser.add_argument('--seed', type=int, help='default: 42')
 parser.add_argument('--output-dir', metavar='DIR', help='default: outputs/ARCHITECTURE')
 
-# A notebook has no __file__, and its sys.argv belongs to Jupyter
+# Read the flags only if this file itself was started. In a notebook, sys.argv belongs to Jupyter, and
+# there is no __file__: any name in the current folder will do.
 script = Path(globals().get('__file__', 'notebook'))
-is_program = script.name == Path(sys.argv[0]).name
+is_program = Path(sys.argv[0]).name == script.name
 flags = vars(parser.parse_args()) if is_program else {}
 
 # %% [markdown]
@@ -107,8 +109,8 @@ def load_data(path):
 
     Images are (n, height, width) or (n, height, width, channels), all the same size, with 1 or 3
     channels; integers from 0 to 255, or floats from 0 to 1. The last fifth of x_train is used for
-    validation, so its order should be random. Labels are (n,), and only colour a figure. A file that
-    does not fit ends the program with status 2.
+    validation, so its order should be random. Labels are (n,) or (n, 1); those of the test images
+    colour a figure. A file that does not fit ends the program with status 2.
     """
     try:
         with np.load(path) as file:
@@ -121,7 +123,8 @@ def load_data(path):
     good_channels = x_train.ndim == 4 and x_train.shape[3] in (1, 3)
     same_size = x_train.shape[1:] == x_test.shape[1:]
     is_empty = x_train.size == 0 or x_test.size == 0
-    if not (no_channels or good_channels) or not same_size or is_empty:
+    fits = (no_channels or good_channels) and same_size and not is_empty
+    if not fits:
         found = f'x_train {x_train.shape} and x_test {x_test.shape}'
         expected = '(n, height, width) or (n, height, width, 1 or 3), the same size in both'
         parser.error(f'cannot use {path}: found {found}; expected {expected}')
@@ -137,8 +140,8 @@ def load_data(path):
 # ## Loading data
 # Load MNIST: 60,000 handwritten digits of 28 by 28 pixels to train with, and 10,000 to test.
 #
-# The post has Keras download the digits. Here, that happens only if the repository's own copy
-# is not beside the script. `--data` replaces the digits by your own images.
+# The post has Keras download the digits. Here Keras does so only if there is no
+# `tests/data/mnist.npz` beside this script. `--data` replaces the digits with your own images.
 
 # %%
 mnist_copy = script.resolve().parent / 'tests' / 'data' / 'mnist.npz'
@@ -157,9 +160,9 @@ else:
 # and its layers stand beside those of `original`. It comes in two versions, because the layers
 # that the post lists do not match the summary that it shows below them. `dcgan` has the layers
 # as listed, which make 60,755,129 parameters. `dcgan-9m` has the summary's 8,728,505. That is
-# the number if every convolution is connected to the input of the first one, so that only the
-# last one counts. A reader's comment says that the decoder once was, and the author then
-# corrected the list.
+# the number if each convolution takes the input of the first one, so that only the last one has
+# an effect; here only that one is written out. According to a reader's comment, the decoder was
+# once connected like this, and the author then corrected the list.
 
 # %%
 architecture = flags.get('architecture', 'original')
@@ -169,7 +172,8 @@ architecture = flags.get('architecture', 'original')
 # Set the size of the images, and how to train.
 #
 # The post swaps width and height, which scrambles images that are not square. It sets the
-# number of channels by hand; here it is read from the images.
+# number of channels by hand; here it is read from the images. It trains for 100 epochs, and
+# says in its text that the deeper network gets 5.
 
 # %%
 # Settings of data and model
@@ -196,7 +200,7 @@ output_dir = Path(flags.get('output_dir', f'outputs/{architecture}'))
 if is_program and not sys.stdout.isatty():
     verbosity = 2
 
-# Batch normalization needs two images, since it subtracts their mean
+# With one image per batch, batch normalization would turn all 20 neurons into zeros
 if no_epochs < 0 or batch_size < 2:
     parser.error('--epochs must be at least 0, and --batch-size at least 2')
 
@@ -205,18 +209,18 @@ if no_epochs < 0 or batch_size < 2:
 # Give the images a dimension for their channels, and scale the pixels to between 0 and 1.
 #
 # The post divides by 255, whatever the pixels are. Here only integers are divided, so floats
-# must lie between 0 and 1 already. Pixels outside that range are refused, because the loss
-# would then fall without end. So are images that are nearly black, which is what pixels become
-# if they are divided twice.
+# must lie between 0 and 1 already. Pixels outside that range are refused, because with them the
+# loss falls without end. So are images whose brightest pixel is nearly black: they may have
+# been divided twice.
 
 # %%
-# Dimensions
+# A dimension for the channels
 input_train = input_train.reshape(input_train.shape[0], img_height, img_width, num_channels)
 input_test = input_test.reshape(input_test.shape[0], img_height, img_width, num_channels)
 input_shape = (img_height, img_width, num_channels)
 
-# Floats from 0 to 1
-white = 255 if input_train.dtype.kind in 'iu' else 1
+# Pixels as floats from 0 to 1
+white = 255 if np.issubdtype(input_train.dtype, np.integer) else 1
 input_train = input_train.astype('float32') / white
 input_test = input_test.astype('float32') / white
 
@@ -224,13 +228,13 @@ for name, images in ('x_train', input_train), ('x_test', input_test):
     low, high = images.min(), images.max()
     if not (low >= 0 and 0.1 < high <= 1):
         found = f'pixels from {low * white:g} to {high * white:g}'
-        parser.error(f'{name} has {found}; expected the range from 0 to {white}')
+        parser.error(f'{name} has {found}; expected the whole range from 0 to {white}')
 
 # %% [markdown]
 # ## Creating the encoder
-# Set the seed, so that every run on the same machine gives the same network.
+# Set the seed, so that runs on the same machine give the same network.
 #
-# The post sets none, so no two runs of it give the same figures.
+# The post sets none, and each run of it gives other figures.
 
 # %%
 keras.utils.set_random_seed(seed)
@@ -283,7 +287,7 @@ conv_shape = K.int_shape(cx)
 
 # %%
 def sample_z(args):
-    """Draw z from N(mu, exp(sigma)); args is [mu, sigma], and all three are (batch, latent_dim)."""
+    """Draw z from N(mu, exp(sigma)), where args is [mu, sigma]; all three are (batch, latent_dim)."""
     mu, sigma = args
     batch = K.shape(mu)[0]
     dim = K.int_shape(mu)[1]
@@ -292,7 +296,7 @@ def sample_z(args):
 
 
 # %%
-# Drawing as a layer of the network
+# Make the drawing a layer of the network
 z = Lambda(sample_z, output_shape=(latent_dim,), name='z')([mu, sigma])
 
 # %% [markdown]
@@ -308,10 +312,10 @@ encoder.summary()
 # ### Decoder definition
 # Go back from a point of the latent space to an image, with the encoder's layers in reverse.
 #
-# The post's deeper decoder does not fit the digits, so that it cannot be trained: four
-# convolutions halve 28 pixels to 14, 7, 4 and 2, and four transposed ones double 2 to 32. Here
-# the surplus is cropped before the last layer, which also helps other images whose sides cannot
-# be halved evenly.
+# As the post lists it, the deeper decoder cannot be trained on the digits, because its images
+# are too large: four convolutions halve 28 pixels to 14, 7, 4 and 2, and four transposed ones
+# double these 2 pixels to 32. Here the surplus is cropped before the last layer, for any images
+# that cannot be halved evenly.
 
 # %%
 # Layers of the decoder
@@ -360,11 +364,11 @@ decoder.summary()
 # Chain the two: the encoder turns an image into a point, and the decoder turns the point into
 # an image.
 #
-# In the post, the loss reads the `mu` and `sigma` of the encoder as it was defined, while the
-# decoder gets the `z` of a second call of the encoder. Today's Keras 2 then runs the encoder
-# twice in each step, and the averages of its batch normalization move twice. Here the VAE has
-# an input of its own, and the encoder is called once. The loss reads what that call returns:
-# `vae_mu` and `vae_sigma`.
+# In the post, the loss reads the `mu` and `sigma` from the definition of the encoder, while the
+# decoder gets the `z` of `encoder(i)`, which calls the encoder a second time. Today's Keras 2
+# then runs the encoder twice in each step, and updates the averages of its batch normalization
+# twice. Here the VAE has an input of its own, and the loss reads `vae_mu` and `vae_sigma`,
+# which come from the same call as `z`.
 
 # %%
 vae_input = Input(shape=input_shape, name='encoder_input')
@@ -378,14 +382,14 @@ vae.summary()
 # After every epoch, save the weights, the optimizer's state and all losses so far in
 # `vae_weights.h5`.
 #
-# With `--weights`, the training in that file continues. If it was stopped after 63 of 100
+# `--weights` continues the training that was saved in a file. If it was stopped after 63 of 100
 # epochs, this runs the other 37:
 #
 #     python variational_autoencoder.py --weights outputs/original/vae_weights.h5 --epochs 37
 #
 # With `--epochs 0` nothing is trained, and the figures are drawn from `--weights`, or else from
-# the file in the output folder. A file that is already there when another training run saves
-# its first epoch is kept as `vae_weights.h5.bak`.
+# the file in the output folder. If another training run saves its first epoch in a folder that
+# has such a file already, the old one is kept as `vae_weights.h5.bak`.
 
 # %%
 weights_file = output_dir / 'vae_weights.h5'
@@ -398,15 +402,15 @@ if 'weights' in flags or no_epochs == 0:
     try:
         vae.load_weights(path)
         with h5py.File(path) as file:
-            if 'history' in file:
-                losses = file['history'][()].tolist()
+            if 'history' in file:  # a file that Keras wrote has weights only
+                losses = np.array(file['history']).tolist()
                 number = len(file['optimizer'])
-                optimizer_state = [file[f'optimizer/{k}'][()] for k in range(number)]
+                optimizer_state = [np.array(file[f'optimizer/{k}']) for k in range(number)]
     except OSError as error:
         parser.error(f'cannot read {path}: {error}')
     except Exception:
         parser.error(f'{path} does not fit the {architecture} network for images of {input_shape}')
-    # Shuffle the images in other orders than the earlier training did
+    # Shuffle the images in another order than the earlier training
     keras.utils.set_random_seed(seed + len(losses))
 
 output_dir.mkdir(parents=True, exist_ok=True)
@@ -418,7 +422,8 @@ class SaveTraining(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.is_first_epoch = True
-        # Here, since the optimizer has no state before; and only once, so that fit can be called again
+        # The optimizer has no state before this point. The saved one is used by the first call of fit,
+        # and only if it is of the same kind of optimizer.
         if len(optimizer_state) == len(self.model.optimizer.get_weights()):
             self.model.optimizer.set_weights(optimizer_state)
         optimizer_state.clear()
@@ -427,8 +432,8 @@ class SaveTraining(keras.callbacks.Callback):
         if not np.isfinite(list(logs.values())).all():
             sys.exit(f'error: the loss of epoch {epoch + 1} is not finite; try a smaller learning rate')
 
-        # Write to another name first, so that an interruption leaves no broken file
         row = [epoch + 1, logs['loss'], logs.get('val_loss', np.nan)]
+        # Write to another name first, so that an interruption cannot damage vae_weights.h5
         unfinished = output_dir / f'unfinished_{os.getpid()}.h5'
         self.model.save_weights(unfinished)
         with h5py.File(unfinished, 'a') as file:
@@ -452,9 +457,9 @@ class SaveTraining(keras.callbacks.Callback):
 # over all values of a batch, and multiplies it by width and height; here each image has a sum
 # of its own, and `num_channels` makes it right for colour, too.
 #
-# The post also flattens `pred`, and Keras then no longer sees that it comes from a sigmoid. It
-# clips values very close to 0 and 1, and those pixels no longer learn. Unflattened, Keras
-# computes the same loss from what goes into the sigmoid, and clips nothing.
+# The post also flattens `pred`, which hides from Keras that it comes from a sigmoid. Keras then
+# clips values very close to 0 and 1, and the loss of those pixels has no gradient. Without
+# flattening, Keras computes the same loss from the input of the sigmoid, and clips nothing.
 
 
 # %%
@@ -485,8 +490,9 @@ vae.compile(optimizer='adam', loss=kl_reconstruction_loss)
 # Train it to reproduce the images that it is given.
 #
 # The post sets `verbosity` but does not use it, and has no callbacks. Here one callback stops
-# the training when the loss is no longer a number, and one saves it after every epoch. If there
-# were epochs before, their number counts on.
+# the training as soon as the loss is no longer a number. The other saves the training after
+# every epoch, or ends the program if there is nothing good to save. If there were epochs
+# before, the numbering continues from them.
 #
 # Ctrl-C, or the stop button of a notebook, ends the training early. The figures then show the
 # network as it is at that moment, and the file holds the last complete epoch.
@@ -505,7 +511,7 @@ try:
             callbacks=[keras.callbacks.TerminateOnNaN(), SaveTraining()],
         )
 except KeyboardInterrupt:
-    print(f'\nStopped after {len(losses)} whole epochs')
+    print(f'\nStopped; complete epochs: {len(losses)}')
 
 # %% [markdown]
 # ### Not in the post: the test loss
@@ -520,18 +526,18 @@ print(f'Test loss: {test_loss:.2f} (reconstruction {test_loss - test_kl:.2f}, KL
 
 # %% [markdown]
 # ## Visualizing VAE results
-# Draw the results.
+# Draw where the test images lie in the latent space, and what the decoder makes of that space.
 #
-# The post adapted both visualizers from François Chollet's, in the Keras example
+# The post made both visualizers out of one function by François Chollet, from the Keras example
 # [variational_autoencoder_deconv](https://keras.io/examples/variational_autoencoder_deconv/).
-# It shows each figure at once, and waits until it is closed. Here each figure is saved as well,
-# and a script shows all of them at its end.
+# The post shows each figure as soon as it is drawn, and waits until its window is closed. Here
+# each figure is saved as well, and a script shows all of them at its end.
 #
 # ### Visualizing inputs mapped onto latent space
 # Draw where images lie in the latent space, in the colours of their labels.
 #
-# In the post, labels have to be numbers. Here each label has a colour by its rank, so it may
-# also be a word; and there may be no labels.
+# In the post, labels have to be numbers. Here colours follow the sorted order of the labels, so
+# they may also be words, and the colour bar names them. Labels may also be missing.
 
 
 # %%
@@ -550,8 +556,9 @@ def viz_latent_space(encoder, data):
     else:
         labels, colors = np.unique(target_data, return_inverse=True)
         plt.scatter(mu[:, 0], mu[:, 1], c=colors)
-        # Of many labels, name every second or third, and so on: more than 20 names would overlap
-        ticks = np.arange(0, len(labels), 1 + len(labels) // 20)
+        # Name at most 20 labels, since more would overlap
+        step = 1 + (len(labels) - 1) // 20
+        ticks = np.arange(0, len(labels), step)
         plt.colorbar(ticks=ticks).set_ticklabels(labels[ticks])
     plt.savefig(output_dir / 'latent_space.png')
 
@@ -560,9 +567,11 @@ def viz_latent_space(encoder, data):
 # ### Visualizing samples from the latent space
 # Draw what the decoder makes of a grid of points in the latent space.
 #
-# The post decodes one point at a time; here it is a row, which is faster. The post has 16 ticks
-# for 15 labels, which is an error today. It reshapes a grey figure for `imshow`, which is no
-# longer needed.
+# The post decodes one point at a time; here it is one row at a time, which is faster. The post
+# puts width before height, and sets 16 ticks for 15 labels, which is an error today; here
+# height comes first, and each axis has 15 ticks of its own. The post needs two latent
+# dimensions; here, there may be more. The post reshapes a grey figure for `imshow`, which is no
+# longer necessary.
 
 
 # %%
@@ -598,7 +607,7 @@ def viz_decoded(encoder, decoder, data):
 
 # %% [markdown]
 # ### Calling the visualizers
-# Draw both figures of the test images.
+# Draw both figures; only the first one shows the test images.
 
 # %%
 data = (input_test, target_test)
@@ -606,10 +615,10 @@ viz_latent_space(encoder, data)
 viz_decoded(encoder, decoder, data)
 
 # %% [markdown]
-# If some test images lie outside the square of the second figure, draw the first one again,
+# If some test images lie outside the square of the second figure, draw the first figure again,
 # limited to that square.
 #
-# The post shows such a third figure for its deeper network only.
+# The post shows a zoom, too, for its deeper network, but not the code for it.
 
 # %%
 outside = np.sum(np.any(np.abs(test_mu[:, :2]) > 4, axis=1))

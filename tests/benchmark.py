@@ -1,14 +1,15 @@
-"""
-Time this script's training beside the post's way, Keras 3 and PyTorch: the same network, the same digits, batches of
-128. Each has a process of its own, since eager execution is off for good in ours; they run in turn, one waiting while
-the other works, so that what else the machine does falls on all of them. All of TensorFlow's have oneDNN on, as our
-script has. The first round warms up and does not count. In the last one all must come to the same loss.
+"""Time the training of this page beside the post's way, Keras 3 and PyTorch.
 
-The post itself takes part with --post COMMAND, which runs its listing in the environment of its time (see
-outputs/reference/README.md); it is stopped while the others work.
+All train the same network on the same digits in batches of 128: an epoch is 48,000 digits, and 12,000
+to validate with. Each has a process of its own, since eager execution is off for good in ours. They
+run in turn, one waiting while another works, so that whatever else the machine does falls on all of
+them. All that use TensorFlow have oneDNN on, as the page has. The first round warms up and does not
+count. In the last one, all must come to the same loss.
 
-An epoch is 48,000 digits, and 12,000 to validate with. The start is the time up to the first step.
+The post itself takes part with --post COMMAND, which runs its listing in the environment of its time
+(see outputs/reference/post/README.md); it is stopped while the others work.
 """
+
 import argparse
 import contextlib
 import importlib.metadata
@@ -28,40 +29,49 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import jupytext
 import numpy as np
 
-here = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent
 BATCH = 128
 
+
 class Script:
-    """This script: its cells up to fit, and viz_decoded."""
+    """The page: its cells up to the training, and viz_decoded."""
+
     def __init__(self):
-        script = here.parent / 'variational_autoencoder.py'
-        before_fit, rest = script.read_text().split('with closing(')
-        viz_decoded = rest.split('# ## Visualizing samples')[1].split('# %% [markdown]')[0]
+        script = HERE.parent / 'variational_autoencoder.py'
+        cells = [cell.source for cell in jupytext.read(script).cells if cell.cell_type == 'code']
+        (fit,) = [number for number, source in enumerate(cells) if 'vae.fit(' in source]
+        (viz_decoded,) = [source for source in cells if source.startswith('def viz_decoded')]
         self.page = {'__file__': str(script), '__name__': '__main__'}
         self.folder = tempfile.TemporaryDirectory()
+        sys.argv = [str(script), '--output-dir', self.folder.name]
         with contextlib.redirect_stdout(io.StringIO()):
-            sys.argv = [str(script), '--output-dir', self.folder.name]
-            for text in before_fit, viz_decoded:
-                source = Path(self.folder.name) / f'cells{len(self.page)}.py'
-                source.write_text('# ' + text)
-                exec(compile('# ' + text, source, 'exec'), self.page)
-        self.images, self.encoder, self.decoder, self.vae = (
-            self.page[name] for name in ('input_train', 'encoder', 'decoder', 'vae'))
+            for number, source in enumerate([*cells[:fit], viz_decoded]):
+                # TensorFlow reads the source of the functions that it is given
+                file = Path(self.folder.name) / f'cell_{number}.py'
+                file.write_text(source)
+                exec(compile(source, file, 'exec'), self.page)
+        self.images = self.page['input_train']
+        self.encoder, self.decoder = self.page['encoder'], self.page['decoder']
+        self.vae = self.page['vae']
 
     def step(self):
         self.vae.train_on_batch(self.images[:BATCH], self.images[:BATCH])
 
     def epoch(self):
-        return self.vae.fit(self.images, self.images, epochs=1, batch_size=BATCH, verbose=0,
-                            validation_split=0.2).history['loss'][0]
+        return self.vae.fit(
+            self.images, self.images, epochs=1, batch_size=BATCH, verbose=0, validation_split=0.2
+        ).history['loss'][0]
 
     def figure(self):
         self.page['viz_decoded'](self.encoder, self.decoder, None)
 
+
 class Post(Script):
-    """The post's way, in graph mode: the encoder called on its own input, the flattened loss, 225 predictions."""
+    """The post's way, in graph mode: two calls of the encoder, the flattened loss, 225 predictions."""
+
     def __init__(self):
         super().__init__()
         K, binary_crossentropy = self.page['K'], self.page['binary_crossentropy']
@@ -69,8 +79,9 @@ class Post(Script):
         self.vae = self.page['Model'](i, self.decoder(self.encoder(i)[2]))
 
         def loss(true, pred):
-            divergence = K.sum(K.exp(sigma) + mu ** 2 - sigma - 1, axis=1) / 2
+            divergence = K.sum(K.exp(sigma) + mu**2 - sigma - 1, axis=1) / 2
             return 28 * 28 * binary_crossentropy(K.flatten(true), K.flatten(pred)) + K.mean(divergence)
+
         self.vae.compile(optimizer='adam', loss=loss)
 
     def figure(self):
@@ -78,8 +89,10 @@ class Post(Script):
             self.decoder.predict(point)
         super().figure()
 
+
 class PostItself:
     """The post's listing in its own environment, whose process stands still but in its turns."""
+
     def __init__(self):
         self.process = subprocess.Popen(shlex.split(os.environ['POST_COMMAND']), stdout=subprocess.PIPE)
 
@@ -98,20 +111,25 @@ class PostItself:
         self.process.kill()
 
     def epoch(self):
-        return float(re.search(rb'- loss: ([\d.]+) - val_loss: [\d.]+\n', self.read(rb'val_loss: [\d.]+\n'))[1])
+        line = self.read(rb'val_loss: [\d.]+\n')
+        return float(re.search(rb'- loss: ([\d.]+) - val_loss: ', line)[1])
+
 
 def digits():
-    with np.load(here / 'data' / 'mnist.npz') as arrays:
+    with np.load(HERE / 'data' / 'mnist.npz') as arrays:
         return (arrays['x_train'] / np.float32(255))[..., np.newaxis]
+
 
 class Keras3:
     """Keras 3 on TensorFlow, with a train_step of its own as in keras.io's example."""
+
     def __init__(self):
         os.environ['KERAS_BACKEND'] = 'tensorflow'
         os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
         import keras
         import tensorflow as tf
         from keras import layers, ops
+
         self.images = digits()
 
         class Sampling(layers.Layer):
@@ -135,39 +153,41 @@ class Keras3:
         d_i = keras.Input((2,))
         x = layers.Reshape((7, 7, 16))(block(layers.Dense(784, activation='relu'), d_i))
         x = block(layers.Conv2DTranspose(8, 3, **same), block(layers.Conv2DTranspose(16, 3, **same), x))
-        self.decoder = keras.Model(d_i, layers.Conv2DTranspose(1, 3, padding='same', activation='sigmoid')(x))
+        self.decoder = keras.Model(
+            d_i, layers.Conv2DTranspose(1, 3, padding='same', activation='sigmoid')(x)
+        )
 
         class VAE(keras.Model):
             def __init__(self, encoder, decoder):
                 super().__init__()
                 self.encoder, self.decoder = encoder, decoder
-                self.trackers = [keras.metrics.Mean(name=name)
-                                 for name in ('loss', 'reconstruction_loss', 'kl_loss')]
+                self.tracker = keras.metrics.Mean(name='loss')
 
-            metrics = property(lambda self: self.trackers)
+            @property
+            def metrics(self):
+                return [self.tracker]
 
-            def losses_of(self, data, training):
+            def loss_of(self, data, training):
                 data = data[0] if isinstance(data, tuple) else data
                 mu, sigma, z = self.encoder(data, training=training)
                 pred = self.decoder(z, training=training)
-                reconstruction = ops.mean(ops.sum(keras.losses.binary_crossentropy(data, pred), axis=(1, 2)))
-                kl = ops.mean(ops.sum(-0.5 * (1 + sigma - ops.square(mu) - ops.exp(sigma)), axis=1))
-                return reconstruction + kl, reconstruction, kl
+                reconstruction = ops.sum(keras.losses.binary_crossentropy(data, pred), axis=(1, 2))
+                kl = ops.sum(-0.5 * (1 + sigma - ops.square(mu) - ops.exp(sigma)), axis=1)
+                return ops.mean(reconstruction + kl)
 
-            def track(self, values):
-                for tracker, value in zip(self.trackers, values):
-                    tracker.update_state(value)
-                return {tracker.name: tracker.result() for tracker in self.trackers}
+            def track(self, loss):
+                self.tracker.update_state(loss)
+                return {'loss': self.tracker.result()}
 
             def train_step(self, data):
                 with tf.GradientTape() as tape:
-                    values = self.losses_of(data, True)
-                self.optimizer.apply_gradients(zip(tape.gradient(values[0], self.trainable_weights),
-                                                   self.trainable_weights))
-                return self.track(values)
+                    loss = self.loss_of(data, training=True)
+                gradients = tape.gradient(loss, self.trainable_weights)
+                self.optimizer.apply_gradients(zip(gradients, self.trainable_weights))
+                return self.track(loss)
 
             def test_step(self, data):
-                return self.track(self.losses_of(data, False))
+                return self.track(self.loss_of(data, training=False))
 
         self.vae = VAE(self.encoder, self.decoder)
         self.vae.compile(optimizer='adam')
@@ -176,29 +196,52 @@ class Keras3:
         self.vae.train_on_batch(self.images[:BATCH])
 
     def epoch(self):
-        return self.vae.fit(self.images[:48000], epochs=1, batch_size=BATCH, verbose=0,
-                            validation_data=(self.images[48000:],)).history['loss'][0]
+        return self.vae.fit(
+            self.images[:48000],
+            epochs=1,
+            batch_size=BATCH,
+            verbose=0,
+            validation_data=(self.images[48000:],),
+        ).history['loss'][0]
+
 
 class Torch:
     """PyTorch, eager, in its default layout; paddings, epsilon and momentum as Keras has them."""
+
     def __init__(self):
         import torch
         from torch import nn
         from torch.nn import functional as F
+
         self.torch = torch
         self.images = torch.from_numpy(digits()).permute(0, 3, 1, 2).contiguous()
 
         class VAE(nn.Module):
             def __init__(self):
                 super().__init__()
-                self.convolutions = nn.ModuleList([nn.Conv2d(1, 8, 3, 2), nn.Conv2d(8, 16, 3, 2),
-                                                   nn.ConvTranspose2d(16, 16, 3, 2), nn.ConvTranspose2d(16, 8, 3, 2),
-                                                   nn.ConvTranspose2d(8, 1, 3, 1, padding=1)])
-                self.dense = nn.ModuleList([nn.Linear(784, 20), nn.Linear(20, 2), nn.Linear(20, 2), nn.Linear(2, 784)])
-                self.norms = nn.ModuleList(
-                    [kind(size, eps=1e-3, momentum=0.01) for kind, size in [
-                        (nn.BatchNorm2d, 8), (nn.BatchNorm2d, 16), (nn.BatchNorm1d, 20),
-                        (nn.BatchNorm1d, 784), (nn.BatchNorm2d, 16), (nn.BatchNorm2d, 8)]])
+                self.convolutions = nn.ModuleList(
+                    [
+                        nn.Conv2d(1, 8, 3, 2),
+                        nn.Conv2d(8, 16, 3, 2),
+                        nn.ConvTranspose2d(16, 16, 3, 2),
+                        nn.ConvTranspose2d(16, 8, 3, 2),
+                        nn.ConvTranspose2d(8, 1, 3, 1, padding=1),
+                    ]
+                )
+                self.dense = nn.ModuleList(
+                    [nn.Linear(784, 20), nn.Linear(20, 2), nn.Linear(20, 2), nn.Linear(2, 784)]
+                )
+                norms = [
+                    nn.BatchNorm2d(8),
+                    nn.BatchNorm2d(16),
+                    nn.BatchNorm1d(20),
+                    nn.BatchNorm1d(784),
+                    nn.BatchNorm2d(16),
+                    nn.BatchNorm2d(8),
+                ]
+                for norm in norms:
+                    norm.eps, norm.momentum = 1e-3, 0.01
+                self.norms = nn.ModuleList(norms)
 
             def forward(self, true):
                 x = true
@@ -211,47 +254,60 @@ class Torch:
                 for k in (2, 3):
                     x = self.norms[k + 2](F.relu(self.convolutions[k](x)[..., :-1, :-1]))
                 logits = self.convolutions[4](x)
-                reconstruction = F.binary_cross_entropy_with_logits(logits, true, reduction='sum') / len(true)
+                crossentropy = F.binary_cross_entropy_with_logits(logits, true, reduction='sum')
                 kl = -0.5 * (1 + sigma - mu.square() - sigma.exp()).sum(1).mean()
-                return reconstruction + kl, reconstruction, kl
+                return crossentropy / len(true) + kl
 
         self.vae = VAE()
         self.optimizer = torch.optim.Adam(self.vae.parameters(), eps=1e-7)
 
     def train(self, true):
         self.optimizer.zero_grad()
-        losses = self.vae(true)
-        losses[0].backward()
+        loss = self.vae(true)
+        loss.backward()
         self.optimizer.step()
-        return [loss.item() for loss in losses]
+        return loss.item()
 
     def step(self):
         self.train(self.images[:BATCH])
 
     def epoch(self):
         self.vae.train()
-        losses = [self.train(self.images[batch])[0] for batch in self.torch.randperm(48000).split(BATCH)]
+        batches = self.torch.randperm(48000).split(BATCH)
+        losses = [self.train(self.images[batch]) for batch in batches]
         self.vae.eval()
         with self.torch.no_grad():
             for batch in self.images[48000:].split(BATCH):
-                [loss.item() for loss in self.vae(batch)]
+                self.vae(batch).item()
         return np.mean(losses)
+
 
 class CompiledTorch(Torch):
     """PyTorch with torch.compile."""
+
     def __init__(self):
         super().__init__()
         self.vae.compile()
 
-CONTENDERS = {'this script': Script, "the post's way": Post, 'Keras 3, custom train_step': Keras3, 'PyTorch': Torch,
-              'PyTorch, torch.compile': CompiledTorch}
+
+CONTENDERS = {
+    'this script': Script,
+    "the post's way": Post,
+    'Keras 3, custom train_step': Keras3,
+    'PyTorch': Torch,
+    'PyTorch, torch.compile': CompiledTorch,
+}
 contender = None  # of this process
 
+
 def begin(kind):
+    """Make this process's contender, and have it take its first step."""
     global contender
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # TensorFlow's lines as it starts; exceptions come through the pool
+    # TensorFlow writes to standard error as it starts; exceptions come through the pool
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     contender = kind()
     contender.step()
+
 
 def do(method):
     """What the contender's method returns, and the seconds that it takes."""
@@ -259,13 +315,20 @@ def do(method):
     answer = getattr(contender, method)()
     return answer, time.perf_counter() - began
 
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--rounds', type=int, default=5, help='rounds that each takes its turn in (default: 5)')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--rounds', type=int, default=5, help='default: 5')
     parser.add_argument('--post', metavar='COMMAND', help="as in 'post/bin/python post.py'")
     arguments = parser.parse_args()
-    rounds = arguments.rounds
-    os.environ.update(TF_CPP_MIN_LOG_LEVEL='3', PYTHONWARNINGS='ignore', MPLBACKEND='Agg', POST_COMMAND=arguments.post or '')
+    os.environ.update(
+        TF_CPP_MIN_LOG_LEVEL='3',
+        PYTHONWARNINGS='ignore',
+        MPLBACKEND='Agg',
+        POST_COMMAND=arguments.post or '',
+    )
     names = list(CONTENDERS)
     if not importlib.util.find_spec('torch'):
         names = names[:-2]
@@ -285,7 +348,7 @@ def main():
         began = time.perf_counter()
         pools[name].submit(begin, CONTENDERS[name]).result()
         starts[name] = time.perf_counter() - began
-    epochs = np.array([[ask(name, 'epoch') for name in names] for _ in range(rounds + 1)])
+    epochs = np.array([[ask(name, 'epoch') for name in names] for _ in range(arguments.rounds + 1)])
     losses, times = epochs[-1, :, 0], epochs[1:, :, 1]
     if np.ptp(losses) > 0.05 * losses[0]:
         sys.exit(f'error: the losses differ: {losses}')
@@ -293,15 +356,19 @@ def main():
         ask('the post itself', 'stop')
     few_calls, many_calls = [min(ask(name, 'figure')[1] for _ in range(3)) for name in names[:2]]
 
-    versions = [f'{name} {importlib.metadata.version(name)}'
-                for name in ('tensorflow', 'tf_keras', 'keras', *(['torch'] if 'PyTorch' in names else []), 'numpy')]
-    print(f'{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, {", ".join(versions)}')
+    packages = ['tensorflow', 'tf_keras', 'keras', 'numpy'] + ['torch'] * ('PyTorch' in names)
+    versions = [f'{package} {importlib.metadata.version(package)}' for package in packages]
+    print(f'{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}')
+    print(', '.join(versions))
     print(f'\n{"":28}{"loss":>9}{"epoch":>9}{"script / it, median (range)":>30}{"start":>9}')
     for name, loss, seconds in zip(names, losses, times.T):
         ratios = times[:, 0] / seconds
-        print(f'{name:28}{loss:9.1f}{np.median(seconds):7.2f} s{np.median(ratios):16.2f} '
-              f'({min(ratios):.2f} to {max(ratios):.2f}){starts[name]:7.1f} s')
+        print(
+            f'{name:28}{loss:9.1f}{np.median(seconds):7.2f} s{np.median(ratios):16.2f} '
+            f'({min(ratios):.2f} to {max(ratios):.2f}){starts[name]:7.1f} s'
+        )
     print(f'\nthe grid of 15 by 15: {few_calls:.2f} s in 15 calls, {many_calls:.2f} s in 225')
+
 
 if __name__ == '__main__':
     main()

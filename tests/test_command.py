@@ -117,7 +117,7 @@ def test_ctrl_c_ends_in_figures(long_training, tmp_path):
     assert 'Test loss: ' in output
     assert files_in(tmp_path) == FILES
     epochs = len(read_history(tmp_path))
-    assert f'Stopped after {epochs} whole epochs' in output
+    assert f'Stopped; complete epochs: {epochs}' in output
     assert len(read_arrays(tmp_path / 'vae_weights.h5')['history']) == epochs
 
 

@@ -49,15 +49,17 @@ def refusal(tmp_path, monkeypatch, capsys):
         pytest.param({'y_test': np.eye(20)}, '400 labels for 20 test images', id='one-hot labels'),
         pytest.param(
             {'x_train': FLOATS * 255},
-            'x_train has pixels from 0 to 255; expected the range from 0 to 1',
+            'x_train has pixels from 0 to 255; expected the whole range from 0 to 1',
         ),
-        pytest.param({'x_train': FLOATS * 2 - 1}, 'from -1 to 1; expected the range from 0 to 1'),
-        pytest.param({'x_train': FLOATS / 255}, 'to 0.00392157; expected the range from 0 to 1'),
-        pytest.param({'x_train': GREY // 128}, 'from 0 to 1; expected the range from 0 to 255'),
+        pytest.param({'x_train': FLOATS * 2 - 1}, 'from -1 to 1; expected the whole range from 0 to 1'),
+        pytest.param({'x_train': FLOATS / 255}, 'to 0.00392157; expected the whole range from 0 to 1'),
+        pytest.param({'x_train': GREY // 128}, 'from 0 to 1; expected the whole range from 0 to 255'),
         pytest.param(
-            {'x_test': FLOATS}, 'x_test has pixels from 0 to 1; expected the range from 0 to 255'
+            {'x_test': FLOATS}, 'x_test has pixels from 0 to 1; expected the whole range from 0 to 255'
         ),
-        pytest.param({'x_train': np.int32(GREY) * 257}, 'to 65535; expected the range from 0 to 255'),
+        pytest.param(
+            {'x_train': np.int32(GREY) * 257}, 'to 65535; expected the whole range from 0 to 255'
+        ),
         pytest.param({'x_train': np.where(FLOATS > 0.9, np.nan, FLOATS)}, 'from nan to nan'),
     ],
 )

@@ -72,7 +72,7 @@ def test_run_magic_and_stop_button(folder):
     assert printed(parameters) == '26345 1\n'
     assert 'error: --epochs must be at least 0' in printed(wrong)
     assert 'Traceback' not in str(wrong.outputs)
-    assert re.search(r'Stopped after \d+ whole epochs', printed(stopped))
+    assert re.search(r'Stopped; complete epochs: \d+', printed(stopped))
     assert 'Test loss: ' in printed(stopped)
     assert pictures(stopped) >= 3
 
