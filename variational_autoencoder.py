@@ -626,7 +626,7 @@ zoom_file = output_dir / 'latent_space_zoom.png'
 if outside > 0:
     viz_latent_space(encoder, data)
     plt.axis([-4, 4, -4, 4])
-    plt.title(f'{outside:,} of {len(test_mu):,} images lie outside')
+    plt.title(f'{outside:,} of {len(test_mu):,} lie outside')
     plt.savefig(zoom_file)
 else:
     zoom_file.unlink(missing_ok=True)  # an earlier run may have left one
