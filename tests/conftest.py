@@ -31,11 +31,17 @@ from tf_keras import backend as K
 PROJECT = Path(__file__).resolve().parent.parent
 SCRIPT = PROJECT / 'variational_autoencoder.py'
 REFERENCE = PROJECT / 'outputs' / 'reference'
+
+# Headings of the page that several tests name, and the line that a notebook user replaces
+COMMAND_LINE = 'Not in the post: the command line'
+SAVING = 'Not in the post: saving and continuing the training'
+LOSS = 'Defining custom VAE loss function'
+TRAINING = 'Compilation & training'
 FLAGS = 'flags = vars(parser.parse_args()) if is_program else {}'
 
 
 def code_cells():
-    """The code cells of the page, each as the heading that it stands under and its source."""
+    """Return (heading, source) for each code cell of the page."""
     cells = []
     heading = None
     for cell in jupytext.read(SCRIPT).cells:
@@ -48,16 +54,21 @@ def code_cells():
 
 
 class Page:
-    """The cells of the page, run in one namespace as a notebook does; page['vae'] is its vae."""
+    """The cells of the page, run in one namespace as a notebook does; page['vae'] is its vae.
+
+    A new Page clears Keras's session, as a new process would: the networks of earlier ones are gone.
+    """
 
     def __init__(self, folder, **flags):
         """Read the page, to be run with these flags; what it writes goes into the folder."""
         K.clear_session()
         self.folder = folder
         self.names = {'__name__': '__main__'}
-        self.headings, self.sources = map(list, zip(*code_cells()))
+        self.headings = [heading for heading, _ in code_cells()]
+        self.sources = [source for _, source in code_cells()]
         flags = {'output_dir': str(folder), **flags}
-        self.edit('Not in the post: the command line', FLAGS, f'flags = {flags}')
+        self.flags_line = f'flags = {flags}'
+        self.edit(COMMAND_LINE, FLAGS, self.flags_line)
 
     def __getitem__(self, name):
         return self.names[name]
@@ -91,7 +102,7 @@ class Page:
 
 
 def complaints(stderr):
-    """The lines of standard error, but for those that TensorFlow always writes as it starts."""
+    """The lines of standard error, except those that TensorFlow always writes as it starts."""
     start = re.compile('WARNING: All log messages before absl|[IWE]0000 ')
     return [line for line in stderr.splitlines() if not start.match(line)]
 
@@ -142,6 +153,34 @@ def printed(cell):
 def pictures(cell):
     """The number of figures that a cell of a notebook shows."""
     return sum('image/png' in output.get('data', {}) for output in cell.outputs)
+
+
+def printed_losses(output):
+    """What a run prints at its end: the test loss, its reconstruction and its KL divergence."""
+    line = re.search(r'Test loss: (\S+) \(reconstruction (\S+), KL (\S+)\)', output)
+    return [float(number) for number in line.groups()]
+
+
+def check_grid(page):
+    """Draw the grid, and check each digit, its place and its ticks."""
+    page['viz_decoded'](page['encoder'], page['decoder'], page['data'])
+    (axes,) = plt.gcf().axes
+    height, width, channels = page['input_shape']
+    image = np.reshape(axes.images[0].get_array(), (15 * height, 15 * width, channels))
+    grid = np.linspace(-4, 4, 15)
+    for row, column in [(0, 0), (0, 14), (14, 0), (3, 11)]:
+        tile = image[row * height :, column * width :][:height, :width]
+        decoded = page['decoder'].predict(np.array([[grid[column], -grid[row]]]))
+        np.testing.assert_allclose(tile, decoded[0], atol=1e-5)
+    assert axes.get_ylim() == (15 * height - 0.5, -0.5)  # the first row is at the top
+
+    assert list(axes.get_xticks()) == [width // 2 + column * width for column in range(15)]
+    assert list(axes.get_yticks()) == [height // 2 + row * height for row in range(15)]
+    x_labels = [float(label.get_text()) for label in axes.get_xticklabels()]
+    y_labels = [float(label.get_text()) for label in axes.get_yticklabels()]
+    np.testing.assert_allclose(x_labels, grid, atol=0.051)
+    np.testing.assert_allclose(y_labels, -grid, atol=0.051)
+    return axes
 
 
 def read_history(folder):

@@ -1,6 +1,6 @@
-"""The post's blocks can be pasted over the cells of their headings.
+"""The post's blocks can be pasted over the cells of their headings, the VAE together with its loss.
 
-What is pasted here are blocks that do the same as the post's, and leave the same names, in other words.
+Here they are written in other words: they do the same as the post's blocks, and leave the same names.
 """
 
 from textwrap import dedent
@@ -9,7 +9,6 @@ import pytest
 
 from conftest import Page
 
-# Code that leaves the same names as the post's block of a heading, and does the same in other words
 BLOCKS = {
     'Model configuration': """
         img_width = img_height = 28

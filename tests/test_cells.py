@@ -4,12 +4,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from conftest import Page, code_cells, save_digits
+from conftest import LOSS, TRAINING, Page, code_cells, save_digits
 
 HEADINGS = list(dict.fromkeys(heading for heading, _ in code_cells()))
 # From these headings on, the network continues its training. From one above, a new one is trained;
 # from one below, none.
-CONTINUING = ['Defining custom VAE loss function', 'Compilation & training']
+CONTINUING = [LOSS, TRAINING]
 
 # All that the post's own code leaves behind
 NAMES = """

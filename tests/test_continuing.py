@@ -6,10 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from conftest import Page, read_arrays, same_arrays
-
-SAVING = 'Not in the post: saving and continuing the training'
-TRAINING = 'Compilation & training'
+from conftest import SAVING, TRAINING, Page, read_arrays, same_arrays
 
 
 def train(folder, **flags):
@@ -51,13 +48,15 @@ def test_two_and_two_epochs_are_four(weights, folder, more_digits, tmp_path):
 
 
 def test_the_optimizer_continues(weights, folder, more_digits):
-    """A training begins with the state in the file; the next call of fit, with that of the network."""
+    """The first fit begins with the state in the file, and the next one with the current state."""
     saved = read_arrays(weights)
     page = Page(folder, data=more_digits, epochs=1, weights=weights)
     clear = 'optimizer_state.clear()'
     page.edit(SAVING, clear, f'{clear}\n        states.append(self.model.optimizer.get_weights())')
-    page.names['states'] = states = []
+    states = []
+    page.names['states'] = states
     page.run(last=TRAINING)
+    assert len(states[0]) == 1 + 2 * 30  # steps, and two moments of each trainable array
     for number, array in enumerate(states[0]):
         np.testing.assert_array_equal(array, saved[f'optimizer/{number}'])
 
@@ -68,7 +67,7 @@ def test_the_optimizer_continues(weights, folder, more_digits):
     assert [row[0] for row in page['losses']] == [1, 2, 3, 4]
 
 
-def test_only_drawing_leaves_the_files_alone(folder, more_digits, capsys):
+def test_only_drawing_gives_the_same_files(folder, more_digits, capsys):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     page = Page(folder, data=more_digits, epochs=0).run()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -78,9 +77,9 @@ def test_only_drawing_leaves_the_files_alone(folder, more_digits, capsys):
 
 def test_another_training_keeps_the_file_before(weights, folder, more_digits, tmp_path):
     first = shutil.copy(weights, tmp_path / 'first.h5')
-    train(folder, data=more_digits, epochs=1, seed=7)
+    train(folder, data=more_digits, epochs=2, seed=7)
     assert same_arrays(f'{weights}.bak', first)
-    assert len(read_arrays(weights)['history']) == 1
+    assert len(read_arrays(weights)['history']) == 2
 
     train(folder, data=more_digits, epochs=1, weights=f'{weights}.bak')
     assert len(read_arrays(weights)['history']) == 3
@@ -88,7 +87,7 @@ def test_another_training_keeps_the_file_before(weights, folder, more_digits, tm
 
 @pytest.mark.parametrize('epoch', [1, 2])
 def test_interrupted_while_it_saves(weights, folder, more_digits, tmp_path, epoch):
-    """The file of the epoch before, or of the training before, is still there, and figures follow."""
+    """The file of the epoch before, or of the training before, stays whole, and figures are drawn."""
     first = shutil.copy(weights, tmp_path / 'first.h5')
     (folder / 'decoded_digits.png').unlink()
     page = Page(folder, data=more_digits, epochs=2)

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from conftest import Page, read_history
+from conftest import Page, check_grid, read_history
 
 
 @pytest.fixture(scope='module')
@@ -38,49 +38,33 @@ def test_scatter(trained):
 
 
 def test_grid(trained):
-    """The rows go from +4 down to -4, and each digit has its coordinates at its centre."""
-    decoder = trained['decoder']
-    trained['viz_decoded'](trained['encoder'], decoder, trained['data'])
-    figure = plt.gcf()
-    (axes,) = figure.axes
-    image = np.squeeze(axes.images[0].get_array())
-    grid = np.linspace(-4, 4, 15)
-    assert image.shape == (15 * 28, 15 * 28)
-    for row, column in [(0, 0), (0, 14), (14, 0), (3, 11)]:
-        tile = image[28 * row :, 28 * column :][:28, :28]
-        decoded = decoder.predict(np.array([[grid[column], -grid[row]]]))
-        np.testing.assert_allclose(tile, decoded[0, :, :, 0], atol=1e-5)
-    assert axes.get_ylim() == (15 * 28 - 0.5, -0.5)  # the first row is at the top
-
-    centres = [14 + 28 * number for number in range(15)]
-    assert list(axes.get_xticks()) == centres
-    assert list(axes.get_yticks()) == centres
-    labels = [float(label.get_text()) for label in axes.get_xticklabels()]
-    np.testing.assert_allclose(labels, grid, atol=0.051)
-    labels = [float(label.get_text()) for label in axes.get_yticklabels()]
-    np.testing.assert_allclose(labels, -grid, atol=0.051)
+    axes = check_grid(trained)
     assert axes.images[0].get_cmap().name == 'viridis'
-    assert tuple(figure.get_size_inches()) == (10, 10)
+    assert tuple(axes.figure.get_size_inches()) == (10, 10)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ('z - dim 1', 'z - dim 2')
 
 
-def test_zoomed_scatter(trained):
-    """It is drawn where images lie outside the square, and an earlier one goes where none does."""
+def test_zoomed_scatter(trained, monkeypatch):
+    """It is drawn if images lie outside the square; otherwise an earlier one is deleted."""
     zoom = trained.folder / 'latent_space_zoom.png'
     mu = np.zeros((500, 2))
     mu[:3] = [[-9, 0], [1, 5], [4, 4.01]]
-    trained['encoder'].predict = lambda images: (mu, mu, mu)
+    monkeypatch.setattr(trained['encoder'], 'predict', lambda images: (mu, mu, mu))
     trained.run(first='Not in the post: the test loss', last='Calling the visualizers')
     axes = plt.gcf().axes[0]
     assert axes.get_xlim() == axes.get_ylim() == (-4, 4)
     assert axes.get_title() == '3 of 500 lie outside'
+    assert plt.imread(zoom).shape == plt.imread(trained.folder / 'latent_space.png').shape
     assert zoom.read_bytes() != (trained.folder / 'latent_space.png').read_bytes()
+
     mu[:3] = 0
     trained.run(first='Not in the post: the test loss', last='Calling the visualizers')
     assert not zoom.exists()
 
 
-def test_losses_over_the_epochs(trained):
+def test_losses_over_the_epochs(trained, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plt, 'show', lambda: shown.append(plt.get_fignums()))
     trained.run(first='Not in the post: the losses over the epochs')
     (axes,) = plt.gcf().axes
     epochs, losses, validation_losses = read_history(trained.folder).T
@@ -88,5 +72,6 @@ def test_losses_over_the_epochs(trained):
     np.testing.assert_array_equal(training.get_xdata(), epochs)
     np.testing.assert_allclose(training.get_ydata(), losses)
     np.testing.assert_allclose(validation.get_ydata(), validation_losses)
+    assert len(shown) == 1  # all figures together
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == ['training', 'validation']

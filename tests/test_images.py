@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from conftest import Page
+from conftest import LOSS, Page, check_grid
 
 IMAGES = 'Data preprocessing'
 VISUALIZERS = 'Calling the visualizers'
@@ -30,17 +30,7 @@ def test_sizes_and_colours(mnist, tmp_path, height, width, channels):
     np.testing.assert_allclose(page['input_train'], images[:40] / 255, rtol=1e-6)
     assert page['vae'].output_shape == (None, height, width, channels)
 
-    page['viz_decoded'](page['encoder'], page['decoder'], page['data'])
-    axes = plt.gca()
-    grid = np.linspace(-4, 4, 15)
-    image = axes.images[0].get_array()
-    image = np.reshape(image, (15 * height, 15 * width, channels))
-    for row, column in [(0, 0), (0, 14), (14, 0), (3, 11)]:
-        tile = image[row * height :, column * width :][:height, :width]
-        decoded = page['decoder'].predict(np.array([[grid[column], -grid[row]]]))
-        np.testing.assert_allclose(tile, decoded[0], atol=1e-5)
-    assert list(axes.get_xticks()) == [width // 2 + column * width for column in range(15)]
-    assert list(axes.get_yticks()) == [height // 2 + row * height for row in range(15)]
+    check_grid(page)
 
 
 @pytest.mark.parametrize('kind', ['uint8', 'uint16', 'int64', 'float16', 'float32', 'float64', 'bool'])
@@ -52,7 +42,8 @@ def test_kinds_of_numbers(mnist, tmp_path, kind):
         images = images / 255
     images = images.astype(kind)
     page = page_of(tmp_path, x_train=images, x_test=images).run(last=IMAGES)
-    expected = images.astype('float64') / images.max()
+    white = 255 if kind in ('uint8', 'uint16', 'int64') else 1
+    expected = images.astype('float64') / white
     assert page['input_train'].dtype == 'float32'
     np.testing.assert_allclose(page['input_train'][:, :, :, 0], expected, rtol=1e-3)
     np.testing.assert_array_equal(page['input_test'], page['input_train'])
@@ -66,11 +57,19 @@ def test_preprocessing_again_changes_nothing(mnist, tmp_path):
     np.testing.assert_array_equal(page['input_train'], once)
 
 
+def test_labels_in_a_column(mnist, tmp_path):
+    """As those of CIFAR-10 are."""
+    images, labels = mnist['x_train'][:20], mnist['y_train'][:20]
+    page = page_of(tmp_path, x_train=images, x_test=images, y_test=labels[:, np.newaxis])
+    page.run(last='Loading data')
+    np.testing.assert_array_equal(page['target_test'], labels)
+
+
 @pytest.fixture(scope='module')
 def page(digits, tmp_path_factory):
     """The page with the digits, ready to draw."""
     page = Page(tmp_path_factory.mktemp('labels'), data=digits)
-    page.run(last='Defining custom VAE loss function')
+    page.run(last=LOSS)
     return page.run(
         first='Visualizing inputs mapped onto latent space',
         last='Visualizing samples from the latent space',
@@ -108,11 +107,3 @@ def test_no_labels(page):
     page['viz_latent_space'](page['encoder'], (page['input_test'], None))
     assert len(plt.gcf().axes) == 1
     assert (page.folder / 'latent_space.png').exists()
-
-
-def test_labels_in_a_column(mnist, tmp_path):
-    """As those of CIFAR-10 are."""
-    images, labels = mnist['x_train'][:20], mnist['y_train'][:20]
-    page = page_of(tmp_path, x_train=images, x_test=images, y_test=labels[:, np.newaxis])
-    page.run(last='Loading data')
-    np.testing.assert_array_equal(page['target_test'], labels)

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from conftest import REFERENCE, Page
+from conftest import LOSS, REFERENCE, TRAINING, Page
 
-TRAINING = 'Compilation & training'
 WEIGHTS = REFERENCE / 'original' / 'vae_weights.h5'
 GREY = np.random.default_rng(0).integers(0, 256, (20, 28, 28)).astype('uint8')
 COLOUR = np.stack([GREY, GREY, GREY], axis=3)
@@ -13,22 +12,22 @@ FLOATS = GREY / 255
 
 
 @pytest.fixture
-def refusal(tmp_path, monkeypatch, capsys):
+def refuse(tmp_path, monkeypatch, capsys):
     """A function that runs the page with flags that do not fit, and returns the error."""
     monkeypatch.chdir(tmp_path)
 
-    def refusal(**flags):
+    def refuse(**flags):
         before = sorted(tmp_path.rglob('*'))
         page = Page(tmp_path / 'output', **flags)
         with pytest.raises(SystemExit) as end:
-            page.run(last='Defining custom VAE loss function')
+            page.run(last=LOSS)
         assert end.value.code == 2
         assert sorted(tmp_path.rglob('*')) == before
         *_, error = capsys.readouterr().err.splitlines()
         assert error.startswith('variational_autoencoder.py: error: ')
         return error.removeprefix('variational_autoencoder.py: error: ')
 
-    return refusal
+    return refuse
 
 
 @pytest.mark.parametrize(
@@ -63,47 +62,47 @@ def refusal(tmp_path, monkeypatch, capsys):
         pytest.param({'x_train': np.where(FLOATS > 0.9, np.nan, FLOATS)}, 'from nan to nan'),
     ],
 )
-def test_images(refusal, arrays, words):
+def test_images(refuse, arrays, words):
     arrays = {'x_train': GREY, 'x_test': GREY, **arrays}
     np.savez('images.npz', **{name: array for name, array in arrays.items() if array is not None})
-    assert words in refusal(data='images.npz')
+    assert words in refuse(data='images.npz')
 
 
 @pytest.mark.parametrize('content', [b'no archive', WEIGHTS.read_bytes()[:1000], b''])
-def test_other_files_than_images(refusal, tmp_path, content):
+def test_other_files_than_images(refuse, tmp_path, content):
     (tmp_path / 'images.npz').write_bytes(content)
-    error = refusal(data='images.npz')
+    error = refuse(data='images.npz')
     assert error.startswith('cannot use images.npz')
     assert error.endswith('expected an .npz file with x_train and x_test')
 
 
 @pytest.mark.parametrize('flags', [{'epochs': -1}, {'batch_size': 1}])
-def test_numbers(refusal, digits, flags):
-    error = refusal(data=digits, **flags)
+def test_numbers(refuse, digits, flags):
+    error = refuse(data=digits, **flags)
     assert error == '--epochs must be at least 0, and --batch-size at least 2'
 
 
-def test_weights_of_another_network(refusal, digits):
-    error = refusal(data=digits, architecture='dcgan-9m', weights=str(WEIGHTS))
+def test_weights_of_another_network(refuse, digits):
+    error = refuse(data=digits, architecture='dcgan-9m', weights=str(WEIGHTS))
     assert error == f'{WEIGHTS} does not fit the dcgan-9m network for images of (28, 28, 1)'
 
 
-def test_weights_of_other_images(refusal):
+def test_weights_of_other_images(refuse):
     np.savez('colour.npz', x_train=COLOUR, x_test=COLOUR)
-    error = refusal(data='colour.npz', weights=str(WEIGHTS))
+    error = refuse(data='colour.npz', weights=str(WEIGHTS))
     assert error == f'{WEIGHTS} does not fit the original network for images of (28, 28, 3)'
 
 
 @pytest.mark.parametrize('content', [b'no weights', WEIGHTS.read_bytes()[:100_000], None])
-def test_broken_weights(refusal, digits, tmp_path, content):
+def test_broken_weights(refuse, digits, tmp_path, content):
     if content is not None:
         (tmp_path / 'weights.h5').write_bytes(content)
-    error = refusal(data=digits, weights='weights.h5')
+    error = refuse(data=digits, weights='weights.h5')
     assert error.startswith('cannot read weights.h5: ')
 
 
-def test_nothing_to_draw(refusal, digits):
-    assert 'vae_weights.h5' in refusal(data=digits, epochs=0)
+def test_nothing_to_draw(refuse, digits):
+    assert 'vae_weights.h5' in refuse(data=digits, epochs=0)
 
 
 def test_loss_that_is_not_finite(digits, tmp_path):
