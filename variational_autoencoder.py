@@ -24,8 +24,8 @@
 # The post starts with `import keras`. Today that is Keras 3, which lacks functions that the
 # post calls, such as `K.int_shape`. The package `tf_keras` is Keras 2, which has them.
 #
-# The last line of the second cell switches eager execution off. With it on, training ends in an
-# error, because the loss function reads tensors from inside the network, which a loss given to
+# The last line of the cell switches eager execution off. With it on, training ends in an error,
+# because the loss function reads tensors from inside the network, which a loss given to
 # `compile` may do in graph mode only. A reader suggested this line in the comments at
 # MachineCurve, where the post first appeared. The line that the post itself recommends,
 # `tf.config.experimental_run_functions_eagerly(True)`, does not help.
@@ -42,7 +42,6 @@ from pathlib import Path
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 
-# %%
 import h5py
 import tensorflow as tf
 import tf_keras as keras
@@ -642,6 +641,7 @@ if losses:
     np.savetxt(output_dir / 'history.csv', table, fmt='%.9g', delimiter=',', header=header, comments='')
     plt.figure(figsize=(8, 5))
     plt.plot(table[:, 0], table[:, 1:], label=['training', 'validation'])
+    plt.locator_params(axis='x', integer=True)
     plt.xlabel('epoch')
     plt.ylabel('loss')
     plt.legend()
