@@ -12,7 +12,6 @@ import pytest
 from PIL import ExifTags, Image
 
 from conftest import (
-    COMMAND_LINE,
     FLAGS,
     PROJECT,
     REFERENCE,
@@ -229,18 +228,18 @@ def test_own_pictures(own_pictures, tmp_path):
 
 def test_several_gpus(mnist, tmp_path):
     """The gallery's edits, on two logical devices of this machine's processor."""
-    cells = code_cells()
-    edits = [
-        [heading, *[text.strip('`') for text in texts]]
-        for heading, *texts in table(GALLERY, 'Several GPUs')
-    ]
-    edits.append([COMMAND_LINE, FLAGS, "flags = {'data': 'digits.npz', 'epochs': 2}"])
-    for heading, old, new in edits:
-        assert sum(source.count(old) for name, source in cells if name == heading) == 1
-        new = new.replace('MirroredStrategy()', "MirroredStrategy(['CPU:0', 'CPU:1'])")
-        cells = [
-            (name, source.replace(old, new) if name == heading else source) for name, source in cells
-        ]
+    (diff,) = code_blocks(GALLERY, 'Several GPUs', 'diff')
+    edits = [(FLAGS, "flags = {'data': 'digits.npz', 'epochs': 2}")]
+    diff = diff.replace('MirroredStrategy()', "MirroredStrategy(['CPU:0', 'CPU:1'])")
+    for edit in diff.split('\n\n'):
+        lines = edit.splitlines()
+        old = '\n'.join(line[1:] for line in lines if line[0] != '+')
+        new = '\n'.join(line[1:] for line in lines if line[0] != '-')
+        edits.append((old, new))
+    cells = [source for _, source in code_cells()]
+    for old, new in edits:
+        assert sum(source.count(old) for source in cells) == 1
+        cells = [source.replace(old, new) for source in cells]
     save_digits(tmp_path, mnist, 2000, 400)
     two_devices = """
         import tensorflow as tf
@@ -249,7 +248,7 @@ def test_several_gpus(mnist, tmp_path):
         tf.config.set_logical_device_configuration(processor, [device, device])
     """
     numbers = 'print(tf.distribute.get_strategy().num_replicas_in_sync, losses[0][1] - losses[1][1])'
-    *_, last = run_notebook(tmp_path, dedent(two_devices), *[source for _, source in cells], numbers)
+    *_, last = run_notebook(tmp_path, dedent(two_devices), *cells, numbers)
     devices, learnt = printed(last).split()
     assert devices == '2'
     assert float(learnt) > 10
