@@ -5,6 +5,7 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+import tf_keras as keras
 
 from conftest import SAVING, TRAINING, Page, read_arrays, same_arrays
 
@@ -65,6 +66,14 @@ def test_the_optimizer_continues(weights, folder, more_digits):
     for number, array in enumerate(states[1]):
         np.testing.assert_array_equal(array, after_it[f'optimizer/{number}'])
     assert [row[0] for row in page['losses']] == [1, 2, 3, 4]
+
+
+def test_other_random_numbers_follow(weights, folder, more_digits, monkeypatch):
+    """With the first seed again, the images would be shuffled as before."""
+    seeds = []
+    monkeypatch.setattr(keras.utils, 'set_random_seed', seeds.append)
+    Page(folder, data=more_digits, epochs=1, weights=weights, seed=7).run(last=SAVING)
+    assert seeds == [7, 7 + 2]
 
 
 def test_only_drawing_gives_the_same_files(folder, more_digits, capsys):

@@ -168,3 +168,14 @@ def test_seed(digits, tmp_path):
     assert same_arrays(first, again)
     kernel = 'encoder/latent_mu/kernel:0'
     assert not np.array_equal(read_arrays(first)[kernel], read_arrays(other)[kernel])
+
+
+def test_settings_of_the_training(digits, tmp_path):
+    """Of 640 digits, the first half is trained on in 5 batches of 64, and the other half validates."""
+    page = Page(tmp_path, data=digits, epochs=1, batch_size=64)
+    page.edit('Model configuration', 'validation_split = 0.2', 'validation_split = 0.5')
+    page.run(last=TRAINING)
+    assert K.get_value(page['vae'].optimizer.iterations) == 5
+    half = page['input_train'][320:]
+    ((_, _, validation_loss),) = page['losses']
+    assert page['vae'].evaluate(half, half, verbose=0) == pytest.approx(validation_loss, rel=1e-3)
