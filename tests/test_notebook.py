@@ -7,7 +7,7 @@ import jupytext
 import nbformat
 import pytest
 
-from conftest import FLAGS, REFERENCE, SCRIPT, code_cells, pictures, printed, run_notebook, save_digits
+from conftest import REFERENCE, SCRIPT, code_cells, pictures, printed, run_notebook, save_digits
 
 NOTEBOOK = REFERENCE / 'original' / 'variational_autoencoder.ipynb'
 
@@ -76,24 +76,6 @@ def test_run_magic_and_stop_button(folder):
     assert re.search(r'Stopped; complete epochs: \d+', printed(stopped))
     assert 'Test loss: ' in printed(stopped)
     assert pictures(stopped) >= 3
-
-
-def test_own_images_and_an_earlier_training(folder):
-    """In the place of the flags, as the page says."""
-
-    def run(flags):
-        cells = [source.replace(FLAGS, f'flags = {flags}') for _, source in code_cells()]
-        assert ''.join(cells).count(f'flags = {flags}') == 1
-        return cells
-
-    data = {'data': 'digits.npz', 'epochs': 1, 'output_dir': 'own'}
-    *_, losses = run_notebook(
-        folder,
-        *run(data),
-        *run({**data, 'weights': 'own/vae_weights.h5'}),
-        'print([int(row[0]) for row in losses])',
-    )
-    assert printed(losses) == '[1, 2]\n'
 
 
 @pytest.fixture(scope='module')
