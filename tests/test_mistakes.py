@@ -49,17 +49,34 @@ def refuse(tmp_path, monkeypatch, capsys):
         pytest.param(
             {'x_train': FLOATS * 255},
             'x_train has pixels from 0 to 255; expected the whole range from 0 to 1',
-        ),
-        pytest.param({'x_train': FLOATS * 2 - 1}, 'from -1 to 1; expected the whole range from 0 to 1'),
-        pytest.param({'x_train': FLOATS / 255}, 'to 0.00392157; expected the whole range from 0 to 1'),
-        pytest.param({'x_train': GREY // 128}, 'from 0 to 1; expected the whole range from 0 to 255'),
-        pytest.param(
-            {'x_test': FLOATS}, 'x_test has pixels from 0 to 1; expected the whole range from 0 to 255'
+            id='floats to 255',
         ),
         pytest.param(
-            {'x_train': np.int32(GREY) * 257}, 'to 65535; expected the whole range from 0 to 255'
+            {'x_train': FLOATS * 2 - 1},
+            'from -1 to 1; expected the whole range from 0 to 1',
+            id='from -1 to 1',
         ),
-        pytest.param({'x_train': np.where(FLOATS > 0.9, np.nan, FLOATS)}, 'from nan to nan'),
+        pytest.param(
+            {'x_train': FLOATS / 255},
+            'to 0.00392157; expected the whole range from 0 to 1',
+            id='divided twice',
+        ),
+        pytest.param(
+            {'x_train': GREY // 128},
+            'from 0 to 1; expected the whole range from 0 to 255',
+            id='integers of 0 and 1',
+        ),
+        pytest.param(
+            {'x_test': FLOATS},
+            'x_test has pixels from 0 to 1; expected the whole range from 0 to 255',
+            id='integers and floats',
+        ),
+        pytest.param(
+            {'x_train': np.int32(GREY) * 257},
+            'to 65535; expected the whole range from 0 to 255',
+            id='sixteen bits',
+        ),
+        pytest.param({'x_train': np.where(FLOATS > 0.9, np.nan, FLOATS)}, 'from nan to nan', id='NaN'),
     ],
 )
 def test_images(refuse, arrays, words):
