@@ -31,6 +31,7 @@ from tf_keras import backend as K
 PROJECT = Path(__file__).resolve().parent.parent
 SCRIPT = PROJECT / 'variational_autoencoder.py'
 REFERENCE = PROJECT / 'outputs' / 'reference'
+MNIST = PROJECT / 'tests' / 'data' / 'mnist.npz'
 
 # Headings of the page that several tests name, and the line that a notebook user replaces
 COMMAND_LINE = 'Not in the post: the command line'
@@ -210,7 +211,7 @@ def same_arrays(one, other):
 @pytest.fixture(scope='session')
 def mnist():
     """The arrays of mnist.npz: x_train, y_train, x_test and y_test."""
-    with np.load(PROJECT / 'tests' / 'data' / 'mnist.npz') as file:
+    with np.load(MNIST) as file:
         return dict(file)
 
 

@@ -78,18 +78,13 @@ def test_progress_bar_keeps_to_its_line(mnist, tmp_path):
     """In a terminal of 80 columns, with as many images as MNIST has, which are small for speed."""
     path = tmp_path / 'small.npz'
     np.savez(path, x_train=mnist['x_train'][:, ::7, ::7], x_test=mnist['x_test'][:, ::7, ::7])
-    arguments = [
-        '--data',
-        str(path),
-        '--epochs',
-        '3',
-        '--batch-size',
-        '1000',
-        '--output-dir',
-        str(tmp_path),
-    ]
+    flags = f'--data {path} --epochs 3 --batch-size 1000 --output-dir {tmp_path}'
     process = pexpect.spawn(
-        sys.executable, [str(SCRIPT), *arguments], dimensions=(24, 80), encoding='utf-8', timeout=120
+        sys.executable,
+        [str(SCRIPT), *flags.split()],
+        dimensions=(24, 80),
+        encoding='utf-8',
+        timeout=120,
     )
     process.expect(pexpect.EOF)
     process.close()
@@ -119,15 +114,7 @@ def test_flags_and_the_folder_of_an_architecture(digits, tmp_path):
 def test_help():
     status, output, errors = run_script('--help')
     assert (status, errors) == (0, [])
-    flags = [
-        '--architecture',
-        '--epochs',
-        '--batch-size',
-        '--data',
-        '--weights',
-        '--seed',
-        '--output-dir',
-    ]
+    flags = '--architecture --epochs --batch-size --data --weights --seed --output-dir'.split()
     assert all(f'\n  {flag} ' in output for flag in flags)
 
 

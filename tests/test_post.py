@@ -6,7 +6,7 @@ tests/data/post.npz holds what Keras 2.3.1 on TensorFlow 1.15.5 made of them.
 import numpy as np
 import pytest
 
-from conftest import LOSS, PROJECT, REFERENCE, Page, printed_losses, run_script
+from conftest import LOSS, MNIST, PROJECT, REFERENCE, Page, printed_losses, run_script
 
 WEIGHTS = REFERENCE / 'post' / 'post_weights.h5'
 
@@ -21,8 +21,8 @@ def expected():
 @pytest.fixture(scope='module')
 def page(tmp_path_factory):
     """The page with the post's weights and the whole of MNIST."""
-    digits = str(PROJECT / 'tests' / 'data' / 'mnist.npz')
-    page = Page(tmp_path_factory.mktemp('post'), data=digits, epochs=0, weights=str(WEIGHTS))
+    folder = tmp_path_factory.mktemp('post')
+    page = Page(folder, data=str(MNIST), epochs=0, weights=str(WEIGHTS))
     return page.run(last=LOSS)
 
 

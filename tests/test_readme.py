@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from textwrap import dedent
 
 import matplotlib.pyplot as plt
@@ -18,7 +16,6 @@ from conftest import (
     SCRIPT,
     Page,
     code_cells,
-    complaints,
     pictures,
     printed,
     printed_losses,
@@ -42,6 +39,12 @@ def code_blocks(document, heading, language):
     return re.findall(rf'```{language}\n(.*?)```', section(document, heading), re.DOTALL)
 
 
+def arguments(heading):
+    """The arguments of the script in the command under a heading of the README."""
+    (command,) = code_blocks(README, heading, 'sh')
+    return command.replace('\\\n', '').split('variational_autoencoder.py')[1].split()
+
+
 def table(document, heading):
     """The cells of the table under a heading, row by row, without its head."""
     rows = [line for line in section(document, heading).splitlines() if line.startswith('|')]
@@ -62,11 +65,9 @@ def project(tmp_path_factory):
 
 def test_figures_without_training(project):
     """The command draws the committed figures, and prints the test loss that the README names."""
-    (command,) = code_blocks(README, 'See the figures without training', 'sh')
-    command = command.replace('.venv/bin/python', sys.executable)
-    process = subprocess.run(command, shell=True, cwd=project, capture_output=True, text=True)
-    assert (process.returncode, complaints(process.stderr)) == (0, [])
-    test_loss, _, _ = printed_losses(process.stdout)
+    status, output, errors = run_script(*arguments('See the figures without training'), cwd=project)
+    assert (status, errors) == (0, [])
+    test_loss, _, _ = printed_losses(output)
     (promised,) = re.findall(r'which is (\S+) in the run shown', README.read_text())
     assert test_loss == pytest.approx(float(promised), abs=0.15)  # z is random
 
@@ -219,9 +220,7 @@ def test_own_pictures(own_pictures, tmp_path):
     assert picture[:28].mean() > 250
     assert picture[36:].mean() < 5
 
-    (command,) = code_blocks(README, 'Your own images', 'sh')
-    arguments = command.replace('\\\n', '').split('variational_autoencoder.py')[1].split()
-    status, _, errors = run_script(*arguments, '--epochs', 1, cwd=tmp_path)
+    status, _, errors = run_script(*arguments('Your own images'), '--epochs', 1, cwd=tmp_path)
     assert (status, errors) == (0, [])
     assert (tmp_path / 'outputs' / 'pictures' / 'decoded_digits.png').exists()
 
