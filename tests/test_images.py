@@ -1,109 +1,138 @@
-"""Images of one's own in the place of MNIST, with and without labels."""
+"""Images of one's own, as arrays in the place of MNIST; what cannot be trained on is refused."""
 
-import matplotlib.pyplot as plt
+import re
+
 import numpy as np
 import pytest
 
-from conftest import LOSS, Page, check_grid
+from helpers import CONFIGURATION, FIGURES, ORIGINAL, PREPROCESSING, TRAINING, Page, check_grid
 
-IMAGES = 'Data preprocessing'
-VISUALIZERS = 'Calling the visualizers'
-
-
-def page_of(folder, **arrays):
-    """The page with these arrays in the place of MNIST."""
-    path = folder / 'images.npz'
-    np.savez(path, **arrays)
-    return Page(folder, data=str(path), epochs=1, batch_size=16)
+GREY = np.random.default_rng(0).integers(0, 256, (20, 28, 28)).astype('uint8')
+COLOUR = np.stack([GREY, GREY, GREY], axis=3)
+FLOATS = GREY / 255
+WEIGHTS = str(ORIGINAL / 'vae_weights.h5')
 
 
-@pytest.mark.parametrize('height, width, channels', [(20, 36, 1), (30, 25, 3), (3, 2, 1)])
-def test_sizes_and_colours(mnist, tmp_path, height, width, channels):
-    """From the file to the grid, each pixel stays where it is."""
+@pytest.mark.parametrize(
+    'height, width, channels, latent_dim',
+    [(20, 36, 1, 2), (28, 30, 1, 4), (30, 28, 3, 2), (25, 27, 3, 2), (3, 2, 1, 2)],
+)
+def test_sizes_and_colours(mnist, tmp_path, height, width, channels, latent_dim):
+    """From the array to the grid, each pixel stays where it is."""
     images = mnist['x_train'][: 60 * channels]
     images = np.stack(np.split(images, channels), axis=3)
     images = np.pad(images, [(0, 0), (4, 4), (4, 4), (0, 0)])
     top, left = 18 - height // 2, 18 - width // 2
     images = images[:, top : top + height, left : left + width]
-    page = page_of(tmp_path, x_train=images[:40], x_test=images[40:])
-    page.run(last=VISUALIZERS)
+    page = Page(tmp_path, no_epochs=1, batch_size=16, latent_dim=latent_dim)
+    page.use(images[:40], images[40:])
+    page.run(last=FIGURES)
     np.testing.assert_allclose(page['input_train'], images[:40] / 255, rtol=1e-6)
     assert page['vae'].output_shape == (None, height, width, channels)
-
     check_grid(page)
 
 
 @pytest.mark.parametrize('kind', ['uint8', 'uint16', 'int64', 'float16', 'float32', 'float64', 'bool'])
 def test_kinds_of_numbers(mnist, tmp_path, kind):
+    """In another run of the cell, nothing changes any more."""
     images = mnist['x_train'][:20]
     if kind == 'bool':
         images = images > 127
     elif kind.startswith('float'):
         images = images / 255
     images = images.astype(kind)
-    page = page_of(tmp_path, x_train=images, x_test=images).run(last=IMAGES)
+    page = Page(tmp_path)
+    page.use(images, images)
+    page.run(last=PREPROCESSING)
     white = 255 if kind in ('uint8', 'uint16', 'int64') else 1
     expected = images.astype('float64') / white
-    assert page['input_train'].dtype == 'float32'
-    np.testing.assert_allclose(page['input_train'][:, :, :, 0], expected, rtol=1e-3)
-    np.testing.assert_array_equal(page['input_test'], page['input_train'])
-
-
-def test_preprocessing_again_changes_nothing(mnist, tmp_path):
-    images = mnist['x_train'][:20]
-    page = page_of(tmp_path, x_train=images, x_test=images).run(last=IMAGES)
+    for name in ('input_train', 'input_test'):
+        assert page[name].dtype == 'float32'
+        np.testing.assert_allclose(page[name][:, :, :, 0], expected, rtol=1e-3)
     once = page['input_train']
-    page.run(first='Model configuration', last=IMAGES)
+    page.run(first=CONFIGURATION, last=PREPROCESSING)
     np.testing.assert_array_equal(page['input_train'], once)
 
 
-def test_labels_in_a_column(mnist, tmp_path):
-    """As those of CIFAR-10 are."""
-    images, labels = mnist['x_train'][:20], mnist['y_train'][:20]
-    page = page_of(tmp_path, x_train=images, x_test=images, y_test=labels[:, np.newaxis])
-    page.run(last='Loading data')
-    np.testing.assert_array_equal(page['target_test'], labels)
+@pytest.mark.parametrize(
+    'targets', [np.arange(20)[:, np.newaxis], list(range(20)), np.arange(20).astype('uint8')]
+)
+def test_targets(tmp_path, targets):
+    """In a column, as those of CIFAR-10 are, as a list, or as bytes."""
+    page = Page(tmp_path)
+    page.use(GREY, GREY, targets)
+    page.run(last=PREPROCESSING)
+    np.testing.assert_array_equal(page['target_test'], np.arange(20))
 
 
-@pytest.fixture(scope='module')
-def page(digits, tmp_path_factory):
-    """The page with the digits, ready to draw."""
-    page = Page(tmp_path_factory.mktemp('labels'), data=digits)
-    page.run(last=LOSS)
-    return page.run(
-        first='Visualizing inputs mapped onto latent space',
-        last='Visualizing samples from the latent space',
-    )
+def refusal(page, last, kind=ValueError):
+    """The message of the error that the page ends with, before anything is written."""
+    with pytest.raises(kind) as error:
+        page.run(last=last)
+    assert list(page.folder.iterdir()) == []
+    return str(error.value)
 
 
 @pytest.mark.parametrize(
-    'labels, names',
+    'train, test, message',
     [
-        ([3, 70, -2, 70], ['-2', '3', '70']),
-        (['seven', 'four', 'seven', 'größe'], ['four', 'größe', 'seven']),
-        ([True, False, True, True], ['False', 'True']),
-        ([0.5, 2.5, 0.5, 0.5], ['0.5', '2.5']),
+        (FLOATS * 255, FLOATS, 'input_train has pixels from 0.0 to 255.0; expected .* from 0 to 1'),
+        (FLOATS * 2 - 1, FLOATS, 'from -1.0 to 1.0; expected the whole range from 0 to 1'),
+        (FLOATS / 255, FLOATS, 'to 0.0039.*; expected the whole range from 0 to 1'),
+        (FLOATS * 0.099, FLOATS, 'to 0.099'),
+        (GREY // 128, GREY, 'from 0 to 1; expected the whole range from 0 to 255'),
+        (GREY, FLOATS, 'input_test has pixels from 0.0 to 1.0; expected the whole range from 0 to 255'),
+        (FLOATS, GREY, 'input_test has pixels from 0 to 255; expected the whole range from 0 to 1'),
+        (np.int32(GREY) * 257, GREY, 'to 65535; expected the whole range from 0 to 255'),
+        (np.where(FLOATS > 0.9, np.nan, FLOATS), FLOATS, 'from nan to nan'),
+        (GREY > 255, GREY > 0, 'from False to False'),
+        (np.moveaxis(COLOUR, 3, 1), np.moveaxis(COLOUR, 3, 1), r'\(3, 28, 28\); expected 1 or 3 channels'),
+        (COLOUR[..., :2], COLOUR[..., :2], r'\(28, 28, 2\); expected 1 or 3 channels, at the end'),
+        (np.repeat(COLOUR, 2, 3)[..., :4], np.repeat(COLOUR, 2, 3)[..., :4], r'\(28, 28, 4\)'),
+        (GREY[:0], GREY, 'zero-size array'),
+        (GREY, GREY[:, 1:], 'cannot reshape'),
+        (GREY, COLOUR, 'cannot reshape'),
     ],
 )
-def test_labels(page, labels, names):
-    """Each has a colour of its own, by its rank, and its name beside the colour bar."""
-    page['viz_latent_space'](page['encoder'], (page['input_test'][:4], np.array(labels)))
-    scatter, colour_bar = plt.gcf().axes
-    assert [label.get_text() for label in colour_bar.get_yticklabels()] == names
-    ranks = scatter.collections[0].get_array()
-    assert [names[int(rank)] for rank in ranks] == [str(label) for label in labels]
+def test_refused_images(tmp_path, train, test, message):
+    page = Page(tmp_path)
+    page.use(train, test)
+    assert re.search(message, refusal(page, PREPROCESSING))
 
 
-def test_many_labels_do_not_overlap(page):
-    page['viz_latent_space'](page['encoder'], (page['input_test'][:200], np.arange(200)))
-    figure = plt.gcf()
-    figure.canvas.draw()
-    boxes = [label.get_window_extent() for label in figure.axes[1].get_yticklabels()]
-    assert 10 <= len(boxes) <= 20
-    assert all(below.y1 <= above.y0 for below, above in zip(boxes, boxes[1:]))
+@pytest.mark.parametrize('brightest', [0.11, 0.9])
+def test_dark_images(tmp_path, brightest):
+    page = Page(tmp_path)
+    page.use(FLOATS * brightest, FLOATS * brightest)
+    page.run(last=PREPROCESSING)
+    assert page['input_train'].max() == pytest.approx(brightest)
 
 
-def test_no_labels(page):
-    page['viz_latent_space'](page['encoder'], (page['input_test'], None))
-    assert len(plt.gcf().axes) == 1
-    assert (page.folder / 'latent_space.png').exists()
+@pytest.mark.parametrize('targets', [np.zeros(19), np.eye(20), ['cat'] * 20])
+def test_refused_targets(tmp_path, targets):
+    page = Page(tmp_path)
+    page.use(GREY, GREY, targets)
+    refusal(page, PREPROCESSING)
+
+
+@pytest.mark.parametrize(
+    'images, settings, words',
+    [
+        (GREY, {'architecture': 'dcgan'}, 'the dcgan network for images of the shape (28, 28, 1)'),
+        (COLOUR, {}, 'the original network for images of the shape (28, 28, 3)'),
+        (GREY[:, :20], {}, 'the original network for images of the shape (20, 28, 1)'),
+        (GREY, {'latent_dim': 8}, 'for images of the shape (28, 28, 1) with latent_dim = 8'),
+    ],
+)
+def test_weights_that_do_not_fit(tmp_path, images, settings, words):
+    page = Page(tmp_path, weights=WEIGHTS, **settings)
+    page.use(images, images)
+    message = refusal(page, TRAINING)
+    assert message.startswith(f'{WEIGHTS} does not fit the ')
+    assert words in message
+
+
+def test_missing_weights(tmp_path):
+    page = Page(tmp_path, weights='missing.h5')
+    page.use(GREY, GREY)
+    assert 'missing.h5' in refusal(page, TRAINING, OSError)
