@@ -63,9 +63,9 @@ warnings.filterwarnings('ignore', message='.*non-interactive')
 # ## If you get an error with vae.fit()
 # With today's TensorFlow you would always get this error, so this cell must always run. It switches
 # eager execution off. TensorFlow then no longer computes each line at once. It builds the whole
-# computation first, which is called graph mode. Only in graph mode does Keras 2 allow a loss function
-# to use tensors from inside the network, as the post's does. In a notebook, graph mode lasts until the
-# kernel is restarted.
+# computation first, which is called graph mode. The post gives `compile` a loss function that uses
+# tensors from inside the network, and Keras 2 allows this in graph mode only. In a notebook, graph
+# mode lasts until the kernel is restarted.
 #
 # **Differs from the post:** The post's own line, `tf.config.experimental_run_functions_eagerly(True)`,
 # does not help. The line below is from a reader's comment at MachineCurve, where the post first

@@ -199,10 +199,7 @@ def run_script(*arguments, **settings):
 def complaints(stderr):
     """The lines of standard error, except those that TensorFlow always writes as it starts."""
     always = re.compile(
-        'WARNING: All log messages before absl::InitializeLog|'
-        'I0000 .*(cpu_feature_guard|oneDNN|port.cc)|'
-        'E0000 .*cuda|'
-        'W0000 .*(cuda|gpu_device)'
+        'WARNING: All log messages before absl|I0000 |[EW]0000 .*(cuda|cuFFT|computation_placer)'
     )
     return [line for line in stderr.splitlines() if not always.match(line)]
 
