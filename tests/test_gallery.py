@@ -111,3 +111,12 @@ def test_last_losses(name):
     lines = (REFERENCE / name / 'history.csv').read_text().splitlines()
     loss = float(lines[5].split(',')[2])
     assert re.search(rf'{loss:.1f} \(`{name}`\)', GALLERY.read_text())
+
+
+def test_letters(tmp_path):
+    """The program draws as many letters as it is asked for, into a folder for each."""
+    (code,) = code_blocks(GALLERY, 'Letters', 'python')
+    subprocess.run([sys.executable, '-c', code, '30'], cwd=tmp_path, check=True)
+    files = list((tmp_path / 'pictures').glob('?/*.png'))
+    assert len(files) == 30
+    assert all(plt.imread(file).min() < 0.3 < 0.9 < plt.imread(file).max() for file in files)

@@ -75,7 +75,8 @@ def test_run_magic_and_stop_button(folder):
     assert pictures(with_flags) == 3
     assert printed(parameters) == '26345 1\n'
     assert "argument --epochs: invalid int value: 'ten'" in printed(wrong)
-    assert 'ValueError: input_test has pixels from 0 to 1; expected the whole range' in str(dark.outputs)
+    assert dark.outputs[-1].ename == 'ValueError'
+    assert dark.outputs[-1].evalue.startswith('input_test has pixels from 0 to 1; expected the whole range')
     assert 'Stopped' in printed(stopped)
     assert 'Test loss: ' in printed(stopped)
     assert pictures(stopped) == 3
