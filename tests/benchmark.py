@@ -1,20 +1,30 @@
-"""Time the training of this page beside the post's way, Keras 3 and PyTorch.
+"""Time an epoch of the page beside an epoch of the post's way, of Keras 3 and of PyTorch.
 
 All train the same network on the same digits in batches of 128: an epoch is 48,000 digits, and 12,000
-to validate with. Each has a process of its own, since eager execution is off for good in ours. They
-run in turn, one waiting while another works, so that whatever else the machine does falls on all of
-them. All that use TensorFlow have oneDNN on, as the page has. The first round warms up and does not
-count. In the last one, all must come to the same loss, to within 5%. Nothing is saved.
+to validate with. Each has a process of its own, and one works while the others wait. The first round
+warms up and does not count. From round to round another one begins, so that none always comes first.
+In the last round, all must come to the same loss, to within 5%.
 
-The post itself takes part with --post COMMAND, which runs its listing in the environment of its time
-(see outputs/reference/post/README.md); it is stopped while the others work.
+- 'this script' runs the cells of the page as a notebook does, and then its training cell for each
+  epoch, with no_epochs = 1 and verbosity = 0. So its time includes the three callbacks, and that the
+  saved weights are read back, which a whole training does only once.
+- "the post's way" is the same network, with the post's two calls of the encoder, and no callbacks.
+- 'Keras 3' has a train_step of its own, on TensorFlow, and is compiled with its default,
+  jit_compile='auto'. Where there is only a CPU, this means without XLA (Keras 3.15). oneDNN then
+  computes the convolutions, as in the page.
+- 'PyTorch' takes part if it is installed, and its torch.compile if there is a C++ compiler too.
+- 'the post itself' takes part with --post COMMAND, which runs the post's listing in the environment of
+  its time (see outputs/reference/post/README.md). It is stopped while the others work, and its
+  progress bar tells when an epoch ends.
+- --page FILE adds another version of the page, run as 'this script' is.
+
+A smoke run is `--rounds 1`. What the pages write goes into a temporary folder.
 """
 
 import argparse
 import contextlib
 import importlib.metadata
 import importlib.util
-import io
 import multiprocessing
 import os
 import platform
@@ -27,98 +37,99 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
-import jupytext
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+MNIST = HERE / 'data' / 'mnist.npz'
 BATCH = 128
 
+# The two cells in which the post's way differs from the page
+POSTS_VAE = """
+vae = Model(i, decoder(encoder(i)[2]))
+vae_mu, vae_sigma = mu, sigma  # which kl_reconstruction_loss reads
+vae.compile(optimizer='adam', loss=kl_reconstruction_loss)
+"""
+POSTS_FIT = """
+vae.fit(
+    input_train,
+    input_train,
+    epochs=no_epochs,
+    batch_size=batch_size,
+    verbose=verbosity,
+    validation_split=validation_split,
+)
+"""
 
-class Script:
-    """The page: its cells up to the training, and viz_decoded."""
 
-    def __init__(self):
-        script = HERE.parent / 'variational_autoencoder.py'
-        cells = [cell.source for cell in jupytext.read(script).cells if cell.cell_type == 'code']
-        (fit,) = [number for number, source in enumerate(cells) if 'vae.fit(' in source]
-        (viz_decoded,) = [source for source in cells if source.startswith('def viz_decoded')]
-        self.page = {'__file__': str(script), '__name__': '__main__'}
-        self.folder = tempfile.TemporaryDirectory()
-        sys.argv = [str(script), '--output-dir', self.folder.name]
-        with contextlib.redirect_stdout(io.StringIO()):
-            for number, source in enumerate([*cells[:fit], viz_decoded]):
-                # TensorFlow reads the source of the functions that it is given
-                file = Path(self.folder.name) / f'cell_{number}.py'
-                file.write_text(source)
-                exec(compile(source, file, 'exec'), self.page)
-        self.images = self.page['input_train']
-        self.encoder, self.decoder = self.page['encoder'], self.page['decoder']
-        self.vae = self.page['vae']
+class Page:
+    """A page, whose cells up to the training are run in the current folder."""
 
-    def step(self):
-        self.vae.train_on_batch(self.images[:BATCH], self.images[:BATCH])
+    def __init__(self, file):
+        import jupytext
+
+        Path('tests/data').mkdir(parents=True)
+        Path('tests/data/mnist.npz').symlink_to(MNIST)
+        cells = [cell.source for cell in jupytext.read(file).cells if cell.cell_type == 'code']
+        (fit,) = [number for number, cell in enumerate(cells) if 'vae.fit(' in cell]
+        self.names = {'__name__': '__main__'}
+        for cell in cells[:fit]:
+            exec(cell, self.names)
+        self.names.update(no_epochs=1, verbosity=0)
+        self.fit = cells[fit]
 
     def epoch(self):
-        return self.vae.fit(
-            self.images, self.images, epochs=1, batch_size=BATCH, verbose=0, validation_split=0.2
-        ).history['loss'][0]
-
-    def figure(self):
-        self.page['viz_decoded'](self.encoder, self.decoder, None)
+        exec(self.fit, self.names)
+        return self.names['vae'].history.history['loss'][0]
 
 
-class Post(Script):
-    """The post's way, in graph mode: two calls of the encoder, the flattened loss, 225 predictions."""
+class PostsWay(Page):
+    """The page, with the post's two calls of the encoder, and without callbacks."""
 
-    def __init__(self):
-        super().__init__()
-        K, binary_crossentropy = self.page['K'], self.page['binary_crossentropy']
-        i, (mu, sigma, _) = self.encoder.input, self.encoder.outputs
-        self.vae = self.page['Model'](i, self.decoder(self.encoder(i)[2]))
-
-        def loss(true, pred):
-            divergence = K.sum(K.exp(sigma) + mu**2 - sigma - 1, axis=1) / 2
-            return 28 * 28 * binary_crossentropy(K.flatten(true), K.flatten(pred)) + K.mean(divergence)
-
-        self.vae.compile(optimizer='adam', loss=loss)
-
-    def figure(self):
-        points = np.random.default_rng(0).uniform(-4, 4, (225, 1, 2))
-        images = np.concatenate([self.decoder.predict(point) for point in points])
-        decoder = SimpleNamespace(predict=lambda points: images[: len(points)])
-        self.page['viz_decoded'](self.encoder, decoder, None)
+    def __init__(self, file):
+        super().__init__(file)
+        exec(POSTS_VAE, self.names)
+        self.fit = POSTS_FIT
 
 
 class PostItself:
-    """The post's listing in its own environment, whose process is paused except during its turns."""
+    """The post's listing in its own environment, whose processes are stopped except during its turns."""
 
-    def __init__(self):
-        self.process = subprocess.Popen(shlex.split(os.environ['POST_COMMAND']), stdout=subprocess.PIPE)
+    def __init__(self, command):
+        self.process = subprocess.Popen(
+            shlex.split(command),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # Signals reach what the command starts, too. If the benchmark is killed, the system sends
+            # SIGHUP to this group if it is stopped.
+            process_group=0,
+        )
+        self.send(signal.SIGSTOP)
 
-    def step(self):
-        self.read(rb'ETA: ')
-
-    def read(self, end):
-        self.process.send_signal(signal.SIGCONT)
-        text = b''
-        while not re.search(end, text):
-            text = text[-200:] + self.process.stdout.read1(4096)
-        self.process.send_signal(signal.SIGSTOP)
-        return text
-
-    def stop(self):
-        self.process.kill()
+    def send(self, number):
+        os.killpg(self.process.pid, number)
 
     def epoch(self):
-        line = self.read(rb'val_loss: [\d.]+\n')
-        return float(re.search(rb'- loss: ([\d.]+) - val_loss: ', line)[1])
+        self.send(signal.SIGCONT)
+        text = b''
+        while not (losses := re.search(rb'- loss: (\S+) - val_loss: \S+\n', text)):
+            more = self.process.stdout.read1(4096)
+            if not more:
+                last_words = text.decode(errors='replace')
+                sys.exit(f"error: the post's process has ended; its last words:\n{last_words}")
+            text = text[-2000:] + more
+        self.send(signal.SIGSTOP)
+        return float(losses[1])
+
+    def end(self):
+        self.send(signal.SIGKILL)
+        self.process.wait()
 
 
 def digits():
-    with np.load(HERE / 'data' / 'mnist.npz') as arrays:
+    with np.load(MNIST) as arrays:
         return (arrays['x_train'] / np.float32(255))[..., np.newaxis]
 
 
@@ -127,7 +138,7 @@ class Keras3:
 
     def __init__(self):
         os.environ['KERAS_BACKEND'] = 'tensorflow'
-        os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
+        os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')  # as the page does
         import keras
         import tensorflow as tf
         from keras import layers, ops
@@ -155,9 +166,7 @@ class Keras3:
         d_i = keras.Input((2,))
         x = layers.Reshape((7, 7, 16))(block(layers.Dense(784, activation='relu'), d_i))
         x = block(layers.Conv2DTranspose(8, 3, **same), block(layers.Conv2DTranspose(16, 3, **same), x))
-        self.decoder = keras.Model(
-            d_i, layers.Conv2DTranspose(1, 3, padding='same', activation='sigmoid')(x)
-        )
+        self.decoder = keras.Model(d_i, layers.Conv2DTranspose(1, 3, padding='same', activation='sigmoid')(x))
 
         class VAE(keras.Model):
             def __init__(self, encoder, decoder):
@@ -193,9 +202,6 @@ class Keras3:
 
         self.vae = VAE(self.encoder, self.decoder)
         self.vae.compile(optimizer='adam')
-
-    def step(self):
-        self.vae.train_on_batch(self.images[:BATCH])
 
     def epoch(self):
         return self.vae.fit(
@@ -270,9 +276,6 @@ class Torch:
         self.optimizer.step()
         return loss.item()
 
-    def step(self):
-        self.train(self.images[:BATCH])
-
     def epoch(self):
         self.vae.train()
         batches = self.torch.randperm(48000).split(BATCH)
@@ -292,84 +295,129 @@ class CompiledTorch(Torch):
         self.vae.compile()
 
 
-CONTENDERS = {
-    'this script': Script,
-    "the post's way": Post,
-    'Keras 3, custom train_step': Keras3,
-    'PyTorch': Torch,
-    'PyTorch, torch.compile': CompiledTorch,
-}
-contender = None  # of this process
+class Worker:
+    """A process in which a contender works."""
+
+    def __init__(self, contender, folder):
+        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'))
+        self.pool.submit(begin, contender, folder).result()
+
+    def epoch(self):
+        return self.pool.submit(work).result()
 
 
-def begin(kind):
-    """Make this process's contender, and have it take its first step."""
-    global contender
-    # TensorFlow writes to standard error as it starts; exceptions come through the pool
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    contender = kind()
-    contender.step()
+def begin(contender, folder):
+    """Make this process's contender, in a new folder."""
+    global at_work
+    # Only the benchmark itself obeys Ctrl-C
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The page prints summaries, and TensorFlow messages; exceptions come through the pool
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    folder.mkdir()
+    os.chdir(folder)
+    at_work = contender()
 
 
-def do(method):
-    """What the contender's method returns, and the seconds that it takes."""
-    began = time.perf_counter()
-    answer = getattr(contender, method)()
-    return answer, time.perf_counter() - began
+def work():
+    return at_work.epoch()
 
 
-def main():
+def end_workers():
+    for process in multiprocessing.active_children():
+        process.terminate()
+        process.join()
+
+
+def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--rounds', type=int, default=5, help='default: 5')
-    parser.add_argument('--post', metavar='COMMAND', help="as in 'post/bin/python post.py'")
-    arguments = parser.parse_args()
-    os.environ.update(
-        TF_CPP_MIN_LOG_LEVEL='3',
-        PYTHONWARNINGS='ignore',
-        MPLBACKEND='Agg',
-        POST_COMMAND=arguments.post or '',
+    parser.add_argument(
+        '--post', metavar='COMMAND', help="as in 'post/bin/python post.py'; needs Python 3.11"
     )
-    names = list(CONTENDERS)
-    if not importlib.util.find_spec('torch'):
-        names = names[:-2]
-    elif not shutil.which('g++'):
-        names = names[:-1]
-    if arguments.post:
-        CONTENDERS['the post itself'] = PostItself
-        names.append('the post itself')
-    pools, starts = {}, {}
+    parser.add_argument(
+        '--page', metavar='FILE', action='append', default=[], help='may be given several times'
+    )
+    arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error('--rounds must be at least 1')
+    return arguments
 
-    def ask(name, method):
-        print(f'{name}: {method:40}', end='\r', file=sys.stderr, flush=True)
-        return pools[name].submit(do, method).result()
 
-    for name in names:
-        pools[name] = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'))
-        began = time.perf_counter()
-        pools[name].submit(begin, CONTENDERS[name]).result()
-        starts[name] = time.perf_counter() - began
-    epochs = np.array([[ask(name, 'epoch') for name in names] for _ in range(arguments.rounds + 1)])
-    losses, times = epochs[-1, :, 0], epochs[1:, :, 1]
-    if np.ptp(losses) > 0.05 * losses[0]:
-        sys.exit(f'error: the losses differ: {losses}')
-    if arguments.post:
-        ask('the post itself', 'stop')
-    few_calls, many_calls = [min(ask(name, 'figure')[1] for _ in range(3)) for name in names[:2]]
+def choose_contenders(pages):
+    """Return the contenders that need a worker, each as a function that makes it."""
+    script = HERE.parent / 'variational_autoencoder.py'
+    contenders = {'this script': partial(Page, script)}
+    for page in pages:
+        contenders[page] = partial(Page, Path(page).resolve())
+    contenders["the post's way"] = partial(PostsWay, script)
+    contenders['Keras 3'] = Keras3
+    if importlib.util.find_spec('torch'):
+        contenders['PyTorch'] = Torch
+        if shutil.which('g++'):
+            contenders['PyTorch, torch.compile'] = CompiledTorch
+    return contenders
 
-    packages = ['tensorflow', 'tf_keras', 'keras', 'numpy'] + ['torch'] * ('PyTorch' in names)
+
+def run_rounds(contenders, rounds):
+    """Return a loss and a number of seconds for each counted round, as two dictionaries of lists."""
+    names = list(contenders)
+    losses = {name: [] for name in names}
+    seconds = {name: [] for name in names}
+    for number in range(rounds + 1):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            print(f'round {number} of {rounds}: {name}', end='', file=sys.stderr, flush=True)
+            began = time.perf_counter()
+            loss = contenders[name].epoch()
+            duration = time.perf_counter() - began
+            print(f', {duration:.2f} s', file=sys.stderr)
+            if number > 0:
+                losses[name].append(loss)
+                seconds[name].append(duration)
+    return losses, seconds
+
+
+def print_table(losses, seconds):
+    packages = ['tensorflow', 'tf_keras', 'keras', 'numpy']
+    if 'PyTorch' in losses:
+        packages.append('torch')
     versions = [f'{package} {importlib.metadata.version(package)}' for package in packages]
     print(f'{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}')
     print(', '.join(versions))
-    print(f'\n{"":28}{"loss":>9}{"epoch":>9}{"script / it, median (range)":>30}{"start":>9}')
-    for name, loss, seconds in zip(names, losses, times.T):
-        ratios = times[:, 0] / seconds
+    print(f'\n{"":28}{"loss":>9}{"epoch":>9}{"script / it, median (range)":>30}')
+    for name in losses:
+        ratios = np.divide(seconds['this script'], seconds[name])
         print(
-            f'{name:28}{loss:9.1f}{np.median(seconds):7.2f} s{np.median(ratios):16.2f} '
-            f'({min(ratios):.2f} to {max(ratios):.2f}){starts[name]:7.1f} s'
+            f'{name:28}{losses[name][-1]:9.1f}{np.median(seconds[name]):7.2f} s{np.median(ratios):16.2f} '
+            f'({min(ratios):.2f} to {max(ratios):.2f})'
         )
-    print(f'\nthe grid of 15 by 15: {few_calls:.2f} s in 15 calls, {many_calls:.2f} s in 225')
+
+
+def main():
+    arguments = parse_arguments()
+    os.environ.update(TF_CPP_MIN_LOG_LEVEL='3', PYTHONWARNINGS='ignore', MPLBACKEND='Agg')
+    # An exception, as Ctrl-C is, so that no process stays behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('error: terminated'))
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.callback(end_workers)
+        contenders = {}
+        for name, make in choose_contenders(arguments.page).items():
+            print(f'{name} begins', file=sys.stderr)
+            contenders[name] = Worker(make, folder / f'{len(contenders)}')
+        if arguments.post:
+            post = PostItself(arguments.post)
+            stack.callback(post.end)
+            contenders['the post itself'] = post
+        losses, seconds = run_rounds(contenders, arguments.rounds)
+    print_table(losses, seconds)
+    last_losses = [losses[name][-1] for name in losses]
+    if not np.allclose(last_losses, last_losses[0], rtol=0.05):
+        sys.exit('error: the losses differ by more than 5%')
 
 
 if __name__ == '__main__':
