@@ -11,7 +11,8 @@ In the last round, all must come to the same loss, to within 5%.
 - "the post's way" is the same network, with the post's two calls of the encoder, and no callbacks.
 - 'Keras 3' has a train_step of its own, on TensorFlow, and is compiled with its default,
   jit_compile='auto'. Where there is only a CPU, this means without XLA (Keras 3.15). oneDNN then
-  computes the convolutions, as in the page.
+  computes the convolutions, as in the page. 'Keras 3, XLA' has jit_compile=True, and its convolutions
+  are not oneDNN's.
 - 'PyTorch' takes part if it is installed, and its torch.compile if there is a C++ compiler too.
 - 'the post itself' takes part with --post COMMAND, which runs the post's listing in the environment of
   its time (see outputs/reference/post/README.md). It is stopped while the others work, and its
@@ -136,7 +137,7 @@ def digits():
 class Keras3:
     """Keras 3 on TensorFlow, with a train_step of its own as in keras.io's example."""
 
-    def __init__(self):
+    def __init__(self, jit_compile='auto'):
         os.environ['KERAS_BACKEND'] = 'tensorflow'
         os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')  # as the page does
         import keras
@@ -201,7 +202,7 @@ class Keras3:
                 return self.track(self.loss_of(data, training=False))
 
         self.vae = VAE(self.encoder, self.decoder)
-        self.vae.compile(optimizer='adam')
+        self.vae.compile(optimizer='adam', jit_compile=jit_compile)
 
     def epoch(self):
         return self.vae.fit(
@@ -355,6 +356,7 @@ def choose_contenders(pages):
         contenders[page] = partial(Page, Path(page).resolve())
     contenders["the post's way"] = partial(PostsWay, script)
     contenders['Keras 3'] = Keras3
+    contenders['Keras 3, XLA'] = partial(Keras3, jit_compile=True)
     if importlib.util.find_spec('torch'):
         contenders['PyTorch'] = Torch
         if shutil.which('g++'):
