@@ -110,7 +110,7 @@ def test_last_losses(name):
     """The table's validation losses after five epochs are those of the histories."""
     lines = (REFERENCE / name / 'history.csv').read_text().splitlines()
     loss = float(lines[5].split(',')[2])
-    assert re.search(rf'{loss:.1f} \(`{name}`\)', GALLERY.read_text())
+    assert re.search(rf'{loss:.1f}\s\(`{name}`\)', GALLERY.read_text())
 
 
 def test_letters(tmp_path):
