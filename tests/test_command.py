@@ -98,12 +98,6 @@ def test_bar_keeps_to_its_line(mnist, digits):
     assert last - first == 2 * 3
 
 
-def test_help():
-    status, output, errors = run_script('--help')
-    assert (status, errors) == (0, [])
-    assert all(f'\n  {flag} ' in output for flag in ('--architecture', '--epochs', '--weights'))
-
-
 def test_a_flag_that_is_no_number(digits):
     status, output, errors = run_script('--epochs', 'ten', cwd=digits)
     assert (status, output) == (2, '')

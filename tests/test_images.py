@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from helpers import CONFIGURATION, FIGURES, ORIGINAL, PREPROCESSING, TRAINING, Page, check_grid
+from helpers import CONFIGURATION, LOSS, ORIGINAL, PREPROCESSING, TRAINING, Page, check_grid
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 28, 28)).astype('uint8')
 COLOUR = np.stack([GREY, GREY, GREY], axis=3)
@@ -24,11 +24,12 @@ def test_sizes_and_colours(mnist, tmp_path, height, width, channels, latent_dim)
     images = np.pad(images, [(0, 0), (4, 4), (4, 4), (0, 0)])
     top, left = 18 - height // 2, 18 - width // 2
     images = images[:, top : top + height, left : left + width]
-    page = Page(tmp_path, no_epochs=1, batch_size=16, latent_dim=latent_dim)
+    page = Page(tmp_path, latent_dim=latent_dim)
     page.use(images[:40], images[40:])
-    page.run(last=FIGURES)
+    page.run(last=LOSS)
     np.testing.assert_allclose(page['input_train'], images[:40] / 255, rtol=1e-6)
     assert page['vae'].output_shape == (None, height, width, channels)
+    page.names['output_dir'] = tmp_path
     check_grid(page)
 
 

@@ -7,7 +7,7 @@ import jupytext
 import nbformat
 import pytest
 
-from helpers import ORIGINAL, SCRIPT, code_cells, pictures, printed, run_notebook, write_mnist
+from helpers import ORIGINAL, SCRIPT, SMALL_GRID, code_cells, pictures, printed, run_notebook, write_mnist
 
 NOTEBOOK = ORIGINAL / 'variational_autoencoder.ipynb'
 
@@ -37,16 +37,16 @@ def folder(mnist, tmp_path):
     write_mnist(tmp_path, mnist, 640, 200)
     shutil.move(tmp_path / 'tests' / 'data' / 'mnist.npz', tmp_path / 'digits.npz')
     shutil.rmtree(tmp_path / 'tests')
-    shutil.copy(SCRIPT, tmp_path)
+    (tmp_path / SCRIPT.name).write_text(SCRIPT.read_text().replace(*SMALL_GRID))
     return tmp_path
 
 
 def test_pasted(folder):
     """Whole, then cell by cell, with an edited number of epochs."""
     old, new = 'no_epochs = 100\n', 'no_epochs = 2\n'
-    script = SCRIPT.read_text()
+    script = (folder / SCRIPT.name).read_text()
     assert script.count(old) == 1
-    cells = [source.replace(old, new) for _, source in code_cells()]
+    cells = [source.replace(old, new).replace(*SMALL_GRID) for _, source in code_cells()]
     losses = "print(vae.history.history['loss'], vae.history.epoch)"
     _, whole, losses_of_whole, *parts, losses_of_parts = run_notebook(
         folder, DOWNLOAD, script.replace(old, new), losses, *cells, losses
