@@ -14,8 +14,8 @@ from helpers import FIGURES, LOSS, SCATTER, TRAINING, VAE, Page, read_arrays, sa
 
 @pytest.fixture
 def page(mnist, tmp_path):
-    """The page with 1,600 digits, of which two epochs have 40 steps each, in which something is learnt."""
-    write_mnist(tmp_path, mnist, 1600, 100)
+    """The page with 800 digits, of which two epochs have 20 steps each, in which something is learnt."""
+    write_mnist(tmp_path, mnist, 800, 100)
     return Page(tmp_path, no_epochs=2, batch_size=32)
 
 
@@ -41,12 +41,12 @@ def fit_again(page):
 
 
 def test_settings(page):
-    """Of 1,600 digits, the first half is trained on in batches of 32, and the other half validates."""
+    """Of 800 digits, the first half is trained on in batches of 32, and the other half validates."""
     page.set('validation_split', 0.5)
     page.set('verbosity', 2)
     page.run(last=TRAINING)
-    assert K.get_value(page['vae'].optimizer.iterations) == 2 * 25
-    half = page['input_train'][800:]
+    assert K.get_value(page['vae'].optimizer.iterations) == 2 * 13
+    half = page['input_train'][400:]
     validation_loss = page['vae'].history.history['val_loss'][-1]
     assert page['vae'].evaluate(half, half, verbose=0) == pytest.approx(validation_loss, rel=1e-3)
 
@@ -121,7 +121,7 @@ def interrupt(page, epoch, batch):
 
 
 def test_ctrl_c_keeps_the_best_epoch(page, capsys):
-    interrupt(page, epoch=1, batch=20)
+    interrupt(page, epoch=1, batch=10)
     page.run(last=FIGURES)
     assert len(history(page)) == 1
     assert is_in_file(page)
@@ -131,7 +131,7 @@ def test_ctrl_c_keeps_the_best_epoch(page, capsys):
 
 
 def test_ctrl_c_in_the_first_epoch_saves_what_was_learnt(page):
-    interrupt(page, epoch=0, batch=38)
+    interrupt(page, epoch=0, batch=18)
     page.run(last=FIGURES)
     assert is_in_file(page)
     assert page['test_loss'] < 540  # of an untrained network
