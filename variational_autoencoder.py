@@ -13,7 +13,7 @@
 #     pip install "tensorflow<2.22" "tf_keras<2.22" matplotlib
 #     python variational_autoencoder.py
 #
-# On two cores, the post's 100 epochs take 10 to 15 minutes, and end at a test loss of about 148. The
+# On two cores, the post's 100 epochs take 10 to 20 minutes, and end at a test loss of about 148. The
 # figures and the trained weights are saved in a new folder inside `outputs`. Ctrl-C ends the training
 # early, and the figures are still drawn. For a first look, 20 epochs are enough:
 #
