@@ -65,6 +65,12 @@ def code_cells():
     return cells
 
 
+def fit_number(sources):
+    """The number of the cell that trains."""
+    (number,) = [number for number, source in enumerate(sources) if 'vae.fit(' in source]
+    return number
+
+
 def write_mnist(folder, mnist, train, test):
     """Write the first digits of MNIST where a page that is started in the folder reads them."""
     (folder / 'tests' / 'data').mkdir(parents=True)
@@ -75,6 +81,12 @@ def write_mnist(folder, mnist, train, test):
         x_test=mnist['x_test'][:test],
         y_test=mnist['y_test'][:test],
     )
+
+
+def link_reference(folder):
+    """Put outputs/reference, with its weights, into a folder where commands of the documents may write."""
+    (folder / 'outputs').mkdir()
+    (folder / 'outputs' / 'reference').symlink_to(REFERENCE)
 
 
 class Page:
@@ -88,8 +100,9 @@ class Page:
         K.clear_session()
         self.folder = folder
         self.names = {'__name__': '__main__'}
-        self.headings = [heading for heading, _ in code_cells()]
-        self.sources = [source for _, source in code_cells()]
+        cells = code_cells()
+        self.headings = [heading for heading, _ in cells]
+        self.sources = [source for _, source in cells]
         for name, value in settings.items():
             self.set(name, value)
         self.edit(GRID, *SMALL_GRID)

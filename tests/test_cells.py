@@ -15,6 +15,7 @@ from helpers import (
     VAE,
     Page,
     code_cells,
+    fit_number,
     write_mnist,
 )
 
@@ -61,8 +62,7 @@ def test_each_cell_alone(page):
     assert len((page.output / 'history.csv').read_text().splitlines()) == 1 + 1
 
     # Run once more, the training goes on
-    (fit,) = [number for number, source in enumerate(page.sources) if 'vae.fit(' in source]
-    page.run_cell(fit)
+    page.run_cell(fit_number(page.sources))
     assert steps(page) == 2 + 2
     assert len((page.output / 'history.csv').read_text().splitlines()) == 1 + 2
 

@@ -75,7 +75,7 @@ def test_onednn_is_on(two_runs):
     assert 'oneDNN custom operations are on' in log
 
 
-def test_bar_keeps_to_its_line(mnist, digits):
+def test_bar_keeps_to_its_line(digits):
     """In a terminal of 80 columns; the end of an epoch's last state, with val_loss, takes a second one."""
     process = pexpect.spawn(
         sys.executable,

@@ -20,6 +20,7 @@ from helpers import (
     Page,
     code_blocks,
     code_cells,
+    fit_number,
     printed,
     run_notebook,
     write_mnist,
@@ -91,8 +92,7 @@ def test_several_gpus(mnist, tmp_path):
     diff = diff.replace('MirroredStrategy()', "MirroredStrategy(['CPU:0', 'CPU:1'])")
     epochs = ('no_epochs = 100', 'no_epochs = 2')
     sources = [source for _, source in code_cells()]
-    (fit,) = [number for number, source in enumerate(sources) if 'vae.fit(' in source]
-    cells = edited(sources[: fit + 1], [*edits(diff), epochs])
+    cells = edited(sources[: fit_number(sources) + 1], [*edits(diff), epochs])
     write_mnist(tmp_path, mnist, 1000, 200)
     two_devices = """
         import tensorflow as tf

@@ -6,7 +6,18 @@ tests/data/post.npz holds what Keras 2.3.1 on TensorFlow 1.15.5 made of them.
 import numpy as np
 import pytest
 
-from helpers import POST, PROJECT, TRAINING, Page, code_blocks, printed_losses, run_script, script_flags
+from helpers import (
+    POST,
+    PROJECT,
+    TRAINING,
+    Page,
+    code_blocks,
+    link_reference,
+    output_folder,
+    printed_losses,
+    run_script,
+    script_flags,
+)
 
 DOCUMENT = POST / 'README.md'
 
@@ -46,8 +57,7 @@ def test_test_loss(expected, tmp_path):
     """By the command of its README. The noise of z alone makes a difference of up to 0.1 there."""
     *_, command = code_blocks(DOCUMENT, "A run of the post's code in its own time", 'sh')
     (tmp_path / 'tests').symlink_to(PROJECT / 'tests')
-    (tmp_path / 'outputs').mkdir()
-    (tmp_path / 'outputs' / 'reference').symlink_to(PROJECT / 'outputs' / 'reference')
+    link_reference(tmp_path)
     status, output, errors = run_script(*script_flags(command), cwd=tmp_path)
     assert (status, errors) == (0, [])
     loss, kl = printed_losses(output)
@@ -56,5 +66,7 @@ def test_test_loss(expected, tmp_path):
     # MNIST comes from the repository, and nothing was trained
     assert 'Downloading' not in output
     assert 'Epoch' not in output
-    (folder,) = (tmp_path / 'outputs').glob('20*')
-    assert {path.name for path in folder.iterdir()} == {'latent_space.png', 'decoded_digits.png'}
+    assert {path.name for path in output_folder(tmp_path).iterdir()} == {
+        'latent_space.png',
+        'decoded_digits.png',
+    }

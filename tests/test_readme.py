@@ -19,13 +19,14 @@ from helpers import (
     ORIGINAL,
     PROJECT,
     README,
-    REFERENCE,
     SCATTER,
     SCRIPT,
     TRAINING,
     VAE,
     Page,
     code_blocks,
+    link_reference,
+    output_folder,
     pictures,
     printed,
     printed_losses,
@@ -37,19 +38,12 @@ from helpers import (
 )
 
 
-def copy_project(folder):
-    """Put what the README's commands need of the repository into a folder, where they may write."""
-    shutil.copy(SCRIPT, folder)
-    (folder / 'outputs').mkdir()
-    (folder / 'outputs' / 'reference').symlink_to(PROJECT / 'outputs' / 'reference')
-
-
 def test_look(tmp_path):
     """The command draws the committed figures, and prints the test loss that the README names."""
     (command,) = code_blocks(README, 'Look', 'sh')
     *_, train_on = code_blocks(README, 'Train', 'sh')
     assert script_flags(train_on) == ['--epochs', '20', *script_flags(command)[2:]]
-    copy_project(tmp_path)
+    link_reference(tmp_path)
     (tmp_path / 'tests').symlink_to(PROJECT / 'tests')
     status, output, errors = run_script(*script_flags(command), cwd=tmp_path)
     assert (status, errors) == (0, [])
@@ -58,7 +52,7 @@ def test_look(tmp_path):
     assert test_loss == pytest.approx(float(promised[1]), abs=0.15)  # z is random
     assert kl == pytest.approx(float(promised[2]), abs=0.006)
 
-    (folder,) = (tmp_path / 'outputs').glob('20*')
+    folder = output_folder(tmp_path)
     for name in ('latent_space.png', 'decoded_digits.png'):
         drawn = plt.imread(folder / name)[..., :3]
         committed = plt.imread(ORIGINAL / name)[..., :3]
@@ -70,7 +64,8 @@ def test_look(tmp_path):
 
 def test_in_a_notebook(mnist, tmp_path):
     """The blocks for a notebook and 'What to do with it', in a kernel beside the script."""
-    copy_project(tmp_path)
+    link_reference(tmp_path)
+    shutil.copy(SCRIPT, tmp_path)
     write_mnist(tmp_path, mnist, 100, 500)
     _, run, _, new_images, point = code_blocks(README, 'In a notebook', 'python')
     new, again, oddest, save, load, walk = code_blocks(README, 'What to do with it', 'python')
@@ -156,8 +151,7 @@ def change_seed(page, change):
 
 
 def change_weights(page, change):
-    (page.folder / 'outputs').mkdir()
-    (page.folder / 'outputs' / 'reference').symlink_to(REFERENCE)
+    link_reference(page.folder)
     page.set('no_epochs', 0)
     change('weights = None  # or the path of a vae_weights.h5 to start from')
     page.run(last=TRAINING)

@@ -9,7 +9,18 @@ import pytest
 from tf_keras import backend as K
 from tf_keras.callbacks import Callback
 
-from helpers import FIGURES, LOSS, SCATTER, TRAINING, VAE, Page, read_arrays, same_arrays, write_mnist
+from helpers import (
+    FIGURES,
+    LOSS,
+    SCATTER,
+    TRAINING,
+    VAE,
+    Page,
+    fit_number,
+    read_arrays,
+    same_arrays,
+    write_mnist,
+)
 
 
 @pytest.fixture
@@ -36,8 +47,7 @@ def is_in_file(page):
 
 
 def fit_again(page):
-    (fit,) = [number for number, source in enumerate(page.sources) if 'vae.fit(' in source]
-    page.run_cell(fit)
+    page.run_cell(fit_number(page.sources))
 
 
 def test_settings(page):
