@@ -133,6 +133,19 @@ CASES = {
             'from keras.objectives import binary_crossentropy',
         )
     ],
+    # Its decoder doubles 2 pixels to 32. A batch of 128 has the message's numbers
+    'Incompatible shapes': [
+        (
+            'cx = Reshape((2, 2, 1))(Dense(4)(d_i))\n'
+            "for _ in range(4): cx = Conv2DTranspose(1, 5, 2, 'same')(cx)\n"
+            '# below the last of its layers\n'
+            "o = Conv2DTranspose(1, 3, padding='same', activation='sigmoid')(cx)\n"
+            'vae = Model(i, Model(d_i, o)(encoder(i)[2]))\n'
+            f'{COMPILE_SGD}\n'
+            'vae.fit(input_train[:128], input_train[:128], batch_size=128, verbose=0)',
+            '# below the last of its layers',
+        ),
+    ],
     'found: accuracy': [
         (f"{COMPILE_SGD[:-1]}, metrics='accuracy')\n{FIT}", "metrics='accuracy'"),
     ],

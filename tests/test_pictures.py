@@ -132,6 +132,16 @@ def test_a_broken_file_is_named(tmp_path, length):
         load(tmp_path)
 
 
+def test_16_bits_are_refused(tmp_path):
+    """Pillow would turn such a picture white."""
+    for number in range(10):
+        save_picture(tmp_path, 'upper', number, '.png', 'L')
+    grey = np.full((9, 9), 30000, 'uint16')
+    Image.fromarray(grey).save(tmp_path / 'pictures' / 'upper' / '007.png')
+    with pytest.raises(ValueError, match='007.png has 16 bits'):
+        load(tmp_path)
+
+
 def test_the_legend(page):
     run_block(page, LEGEND)
     axes = plt.gcf().axes[0]
