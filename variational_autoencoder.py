@@ -29,7 +29,7 @@
 # **Differs from the post:** The imports are from `tf_keras`, which is Keras 2. Today, `keras` and
 # `tensorflow.keras` are Keras 3, which does not accept the post's loss function. `Cropping2D`,
 # TensorFlow and some modules of Python's own are imported, too. TensorFlow's log messages are hidden
-# (its exceptions are not), and its fast oneDNN is switched on.
+# (its exceptions are not), and oneDNN, its fast code for CPUs, is switched on.
 
 # %%
 import argparse
@@ -61,15 +61,16 @@ warnings.filterwarnings('ignore', message='.*non-interactive')
 
 # %% [markdown]
 # ## If you get an error with vae.fit()
-# With today's TensorFlow you would always get this error, so this cell must always run. It switches
-# eager execution off. TensorFlow then no longer computes each line at once. It builds the whole
-# computation first, which is called graph mode. The post gives `compile` a loss function that uses
-# tensors from inside the network, and Keras 2 allows this in graph mode only. In a notebook, graph
-# mode lasts until the kernel is restarted.
+# With today's TensorFlow, `vae.fit()` always fails unless this cell has run. The cell switches eager
+# execution off. TensorFlow then no longer computes each line at once. It builds the whole computation
+# first, which is called graph mode. The post gives `compile` a loss function that uses tensors from
+# inside the network, and Keras 2 allows this in graph mode only. In a notebook, graph mode lasts until
+# the kernel is restarted.
 #
 # **Differs from the post:** The post's own line, `tf.config.experimental_run_functions_eagerly(True)`,
 # does not help. The line below is from a reader's comment at MachineCurve, where the post first
-# appeared. This section comes early, since the line must run before the network is built.
+# appeared. The post has this section near its end. Here it comes early, since the line must run before
+# the network is built.
 
 # %%
 tf.compat.v1.disable_eager_execution()
@@ -78,12 +79,11 @@ tf.compat.v1.disable_eager_execution()
 # ## Loading data
 # Keras downloads MNIST, which has 60,000 handwritten digits to train with, and 10,000 to test.
 #
-# To use images of your own, write code in the place of the next cell that sets `input_train`,
-# `input_test` and `target_test`. The images are arrays of the shape (n, height, width) or
-# (n, height, width, channels), with 1 or 3 channels. Their pixels are integers from 0 to 255, or floats
-# from 0 to 1. `target_test` has a number for each test image, which colours it in a figure, or is
-# `None`. The training images should be in random order, since the last fifth of them is used for
-# validation.
+# To use images of your own, replace the next cell by code that sets `input_train`, `input_test` and
+# `target_test`. The images are arrays of the shape (n, height, width) or (n, height, width, channels),
+# with 1 or 3 channels. Their pixels are integers from 0 to 255, or floats from 0 to 1. `target_test` is
+# `None`, or has one number for each test image, which sets the colour of its point. The training images
+# should be in random order, since the last fifth of them is used for validation.
 #
 # **Differs from the post:** The repository of this script has a copy of MNIST. If the script is started
 # there, the digits are read from the copy.
@@ -115,10 +115,10 @@ latent_dim = 2  # or more; the figures show the first two
 num_channels = 1 if input_train.ndim == 3 else input_train.shape[3]
 
 # %% [markdown]
-# **Differs from the post:** There are three more settings. If the script is started with the flags
-# `--architecture`, `--epochs` or `--weights`, these replace `architecture`, `no_epochs` or `weights`. In
-# a notebook, there are no flags, and the values in the cells are used. When the output is written to a
-# file, it has one line for each epoch, and no progress bar.
+# **Differs from the post:** `architecture`, `weights` and `seed` are new. If the script is started with
+# the flags `--architecture`, `--epochs` or `--weights`, these replace `architecture`, `no_epochs` or
+# `weights`. In a notebook, there are no flags, and the values in the cells are used. When the output is
+# written to a file, it has one line for each epoch, and no progress bar.
 
 # %%
 architecture = 'original'  # or 'dcgan', the deeper network at the end of the post
@@ -134,8 +134,8 @@ parser.add_argument(
 )
 parser.add_argument('--weights', default=weights, metavar='FILE', help='a vae_weights.h5 to start from')
 
-# Read the flags if this file was started as a script. A notebook has no __file__, or its sys.argv[0]
-# is the name of another program.
+# Read the flags if this file was started as a script. In a notebook, there is no __file__, or
+# sys.argv[0] is another program.
 this_file = globals().get('__file__')
 if this_file and Path(sys.argv[0]).name == Path(this_file).name:
     flags = parser.parse_args()
@@ -147,10 +147,10 @@ if this_file and Path(sys.argv[0]).name == Path(this_file).name:
 # ## Data preprocessing
 # The images get a dimension for their channels, and the pixels are scaled to between 0 and 1.
 #
-# **Differs from the post:** Only integers are divided by 255, so that this cell can be run again. Images
-# that could only be trained on in vain are refused with an error: those with pixels out of range, with
-# pixels that are all nearly black (they may have been divided twice), or without 1 or 3 channels. So
-# are targets that are not one number for each image.
+# **Differs from the post:** Only integers are divided by 255. This cell can therefore be run again, since
+# the pixels are floats after it. Images that it would be useless to train on raise an error: those with
+# pixels out of range, with pixels that are all nearly black (they may have been divided twice), or
+# without 1 or 3 channels. Targets raise an error, too, unless there is one number for each image.
 
 # %%
 # A dimension for the channels
@@ -250,7 +250,7 @@ encoder.summary()
 # **Differs from the post:** If the result would be larger than the images, its edges are cropped before
 # the last layer. This happens if a side of the images cannot be halved evenly. The encoder then rounds
 # it up, and the decoder doubles the rounded number. With the digits, only the deeper network after
-# `elif` needs the crop, which halves 28 to 14, 7, 4 and 2, and doubles 2 to 32.
+# `elif` needs the crop, since it halves 28 to 14, 7, 4 and 2, and doubles 2 to 32.
 
 # %%
 # Layers of the decoder
@@ -299,8 +299,8 @@ decoder.summary()
 # **Differs from the post:** The encoder is called once, and the loss function below uses the `vae_mu`
 # and `vae_sigma` of this call. The post calls the encoder a second time, on its own input `i`, while
 # the loss uses the first `mu` and `sigma`. With today's Keras 2, the encoder would then run twice in
-# every step, which takes longer, and would count every batch twice in batch normalization. The VAE has
-# an input of its own for the same reason.
+# every step, which takes longer, and would count every batch twice in batch normalization. The VAE also
+# has an input of its own, since the encoder would still run twice on `i`.
 
 # %%
 vae_input = Input(shape=input_shape, name='encoder_input')
@@ -429,7 +429,7 @@ print(f'Test loss: {test_loss:.2f} (KL divergence: {test_kl:.2f})')
 # **Differs from the post:** The figures are also saved. A script shows them at its end, all together.
 #
 # ### Visualizing inputs mapped onto latent space
-# The first figure shows where images lie in the latent space, in the colours of their targets, if there
+# The scatter plot shows where images lie in the latent space, in the colours of their targets, if there
 # are any.
 
 
@@ -452,7 +452,7 @@ def viz_latent_space(encoder, data):
 
 # %% [markdown]
 # ### Visualizing samples from the latent space
-# The second figure shows what the decoder makes of a grid of points in the latent space.
+# The grid shows what the decoder makes of points in the latent space.
 #
 # **Differs from the post:** There are 15 ticks for the 15 labels of an axis. The post has 16, which is an
 # error in today's Matplotlib. The height comes before the width. If there are more than two latent
@@ -492,7 +492,7 @@ def viz_decoded(encoder, decoder, data):
 
 # %% [markdown]
 # ### Calling the visualizers
-# Both figures are drawn. Only the first one shows the test images.
+# The scatter plot and the grid are drawn. Only the scatter plot uses the test images.
 
 # %%
 data = (input_test, target_test)
@@ -503,11 +503,11 @@ plt.show()
 
 # %% [markdown]
 # ## Results
-# In the first figure, each point is a digit that the network was not trained on. Digits of one class
+# In the scatter plot, each point is a digit that the network was not trained on. Digits of one class
 # mostly lie together, and fours and nines overlap. The whole cloud lies around the centre, which is
 # what the KL divergence is for.
 #
-# In the second figure, neighbours look alike, and one digit turns into another. Some are blurred, and
+# In the grid, neighbours look alike, and one digit turns into another. Some are blurred, and
 # near the edges some are no digits. Which digit lies where depends on the seed.
 
 # %% [markdown]
@@ -519,13 +519,14 @@ plt.show()
 #
 # Without a GPU, an epoch takes about an hour.
 #
-# **Differs from the post:** The network is cropped, as said under 'Decoder definition'. As the post lists
-# it, it cannot be trained, since it makes images of 32 by 32 pixels out of 28 by 28.
+# **Differs from the post:** The decoded images are cropped, as said under 'Decoder definition'. The
+# network as the post lists it cannot be trained, since it makes images of 32 by 32 pixels out of images
+# of 28 by 28.
 #
-# The post's summary of this network does not fit its list. The layers of the list have 60,755,129
+# The post's summary of this network does not fit its listing. The layers in the listing have 60,755,129
 # parameters, and the summary shows 8,728,505. A network has exactly this number if every convolution
 # by mistake takes the input of the first one, so that only the last convolution counts. A reader
-# reported such a mistake in the decoder, and the author then corrected the list.
+# reported such a mistake in the decoder, and the author then corrected the listing.
 
 # %%
 # `uv run variational_autoencoder.py` reads here which packages to install
