@@ -13,14 +13,14 @@
 #     pip install "tensorflow<2.22" "tf_keras<2.22" matplotlib
 #     python variational_autoencoder.py
 #
-# On two cores, the post's 100 epochs take 10 to 20 minutes, and end at a test loss of about 148. The
+# On two cores, the post's 100 epochs take 10 to 20 minutes, and end at a test loss of 148 to 150. The
 # figures and the trained weights are saved in a new folder inside `outputs`. Ctrl-C ends the training
 # early, and the figures are still drawn. For a first look, 20 epochs are enough:
 #
 #     python variational_autoencoder.py --epochs 20
 #
-# In a notebook, paste the whole script into one cell, or each part that begins with `# %%` into a cell
-# of its own.
+# In a notebook, paste each part that begins with `# %%` into a cell of its own. The whole script also
+# runs in one cell, which then begins a new training each time that it is run.
 
 # %% [markdown]
 # ## Model imports
@@ -28,8 +28,9 @@
 #
 # **Differs from the post:** The imports are from `tf_keras`, which is Keras 2. Today, `keras` and
 # `tensorflow.keras` are Keras 3, which does not accept the post's loss function. `Cropping2D`,
-# TensorFlow and some modules of Python's own are imported, too. TensorFlow's log messages are hidden
-# (its exceptions are not), and oneDNN, its fast code for CPUs, is switched on.
+# TensorFlow and some modules of Python's own are imported, too. Most of TensorFlow's log messages and
+# some warnings are hidden (exceptions are not), and oneDNN, TensorFlow's fast code for CPUs, is
+# switched on.
 
 # %%
 import argparse
@@ -62,15 +63,15 @@ warnings.filterwarnings('ignore', message='.*non-interactive')
 # %% [markdown]
 # ## If you get an error with vae.fit()
 # With today's TensorFlow, `vae.fit()` always fails unless this cell has run. The cell switches eager
-# execution off. TensorFlow then no longer computes each line at once. It builds the whole computation
-# first, which is called graph mode. The post gives `compile` a loss function that uses tensors from
-# inside the network, and Keras 2 allows this in graph mode only. In a notebook, graph mode lasts until
-# the kernel is restarted.
+# execution off. TensorFlow then no longer computes each line immediately, but builds the whole
+# computation first, which is called graph mode. The post gives `compile` a loss function that uses
+# tensors from inside the network, and Keras 2 allows this in graph mode only. In a notebook, graph
+# mode lasts until the kernel is restarted.
 #
 # **Differs from the post:** The post's own line, `tf.config.experimental_run_functions_eagerly(True)`,
 # does not help. The line below is from a reader's comment at MachineCurve, where the post first
-# appeared. The post has this section near its end. Here it comes early, since the line must run before
-# the network is built.
+# appeared. The post has this section after the visualizers. Here it comes early, since the line must
+# run before the network is built.
 
 # %%
 tf.compat.v1.disable_eager_execution()
@@ -115,10 +116,10 @@ latent_dim = 2  # or more; the figures show the first two
 num_channels = 1 if input_train.ndim == 3 else input_train.shape[3]
 
 # %% [markdown]
-# **Differs from the post:** `architecture`, `weights` and `seed` are new. If the script is started with
-# the flags `--architecture`, `--epochs` or `--weights`, these replace `architecture`, `no_epochs` or
-# `weights`. In a notebook, there are no flags, and the values in the cells are used. When the output is
-# written to a file, it has one line for each epoch, and no progress bar.
+# **Differs from the post:** `architecture`, `weights` and `seed` are new. If the script is started
+# with the flags `--architecture`, `--epochs` or `--weights`, these replace `architecture`, `no_epochs`
+# or `weights`. In the cells of a notebook, there are no flags, and the values set there are used. When
+# the output is written to a file, the losses of an epoch are one line, and there is no progress bar.
 
 # %%
 architecture = 'original'  # or 'dcgan', the deeper network at the end of the post
@@ -134,7 +135,7 @@ parser.add_argument(
 )
 parser.add_argument('--weights', default=weights, metavar='FILE', help='a vae_weights.h5 to start from')
 
-# Read the flags if this file was started as a script. In a notebook, there is no __file__, or
+# Read the flags if this file was started as a script. In a notebook cell, there is no __file__, or
 # sys.argv[0] is another program.
 this_file = globals().get('__file__')
 if this_file and Path(sys.argv[0]).name == Path(this_file).name:
@@ -147,10 +148,10 @@ if this_file and Path(sys.argv[0]).name == Path(this_file).name:
 # ## Data preprocessing
 # The images get a dimension for their channels, and the pixels are scaled to between 0 and 1.
 #
-# **Differs from the post:** Only integers are divided by 255. This cell can therefore be run again, since
-# the pixels are floats after it. Images that it would be useless to train on raise an error: those with
-# pixels out of range, with pixels that are all nearly black (they may have been divided twice), or
-# without 1 or 3 channels. Targets raise an error, too, unless there is one number for each image.
+# **Differs from the post:** Only integers are divided by 255. This cell can therefore be run again,
+# since the pixels are floats after it. An error is raised if pixels are out of range, if all are
+# nearly black (they may have been divided twice), if there are not 1 or 3 channels, or if
+# `target_test` is neither `None` nor one number for each test image.
 
 # %%
 # A dimension for the channels
@@ -214,15 +215,18 @@ conv_shape = K.int_shape(cx)
 
 # %% [markdown]
 # ### Reparameterization trick
-# A point `z` is drawn from the image's distribution, in a way that lets gradients reach `mu` and `sigma`
-# ([Kingma & Welling, 2013](https://arxiv.org/abs/1312.6114), section 2.4). The random number `eps` is
-# multiplied by the standard deviation, which is `exp(sigma / 2)`, as in the post's code. (The post's
-# text has `sigma^2`.)
+# A point `z` is sampled from the image's distribution, in a way that lets gradients reach `mu` and
+# `sigma` ([Kingma & Welling, 2013](https://arxiv.org/abs/1312.6114), section 2.4). The random number
+# `eps` is multiplied by the standard deviation, which is `exp(sigma / 2)`, as in the post's code. (A
+# formula in the post's text has `sigma^2` instead.)
 
 
 # %%
 def sample_z(args):
-    """Draw z from N(mu, exp(sigma)); args is [mu, sigma], each (batch, latent_dim)."""
+    """Sample z from the normal distribution with the mean mu and the variance exp(sigma).
+
+    args is [mu, sigma], each (batch, latent_dim).
+    """
     mu, sigma = args
     batch = K.shape(mu)[0]
     dim = K.int_shape(mu)[1]
@@ -247,10 +251,10 @@ encoder.summary()
 # ### Decoder definition
 # Transposed convolutions turn a point in the latent space back into an image.
 #
-# **Differs from the post:** If the result would be larger than the images, its edges are cropped before
-# the last layer. This happens if a side of the images cannot be halved evenly. The encoder then rounds
-# it up, and the decoder doubles the rounded number. With the digits, only the deeper network after
-# `elif` needs the crop, since it halves 28 to 14, 7, 4 and 2, and doubles 2 to 32.
+# **Differs from the post:** If the result would be larger than the images, its edges are cropped
+# before the last layer. This happens if a side of the images cannot be halved evenly. The encoder then
+# rounds the half up, and the decoder doubles the rounded number. With the digits, only the deeper
+# network after `elif` needs the crop, since it halves 28 to 14, 7, 4 and 2, and doubles 2 to 32.
 
 # %%
 # Layers of the decoder
@@ -296,11 +300,11 @@ decoder.summary()
 # The VAE chains the two models. The encoder turns an image into a point, and the decoder turns that
 # point into an image.
 #
-# **Differs from the post:** The encoder is called once, and the loss function below uses the `vae_mu`
-# and `vae_sigma` of this call. The post calls the encoder a second time, on its own input `i`, while
-# the loss uses the first `mu` and `sigma`. With today's Keras 2, the encoder would then run twice in
-# every step, which takes longer, and would count every batch twice in batch normalization. The VAE also
-# has an input of its own, since the encoder would still run twice on `i`.
+# **Differs from the post:** The VAE has an input of its own, and the encoder is called on it once. The
+# loss function below uses `vae_mu` and `vae_sigma`, which come from this call. In the post, the VAE
+# begins at the encoder's input `i`. There, the loss uses the `mu` and `sigma` of the encoder's
+# definition, while `z` comes from the call `encoder(i)`. With today's Keras 2, both the definition and
+# the call would run in every step, and every batch would count twice in batch normalization.
 
 # %%
 vae_input = Input(shape=input_shape, name='encoder_input')
@@ -317,8 +321,8 @@ vae.summary()
 # (2013)](https://arxiv.org/abs/1312.6114), with its sign reversed. It is a plain sum, as in the post's
 # code. (The post speaks of 50% of each part.)
 #
-# **Differs from the post:** The reconstruction loss is also multiplied by `num_channels`, since a pixel
-# in colour has three values.
+# **Differs from the post:** The function uses `vae_mu` and `vae_sigma`, as explained above. The
+# reconstruction loss is also multiplied by `num_channels`, since a pixel in colour has three values.
 
 
 # %%
@@ -366,13 +370,13 @@ checkpoint = keras.callbacks.ModelCheckpoint(
 )
 
 # %% [markdown]
-# The VAE learns to reproduce the images that it is given. If you run this cell again in a notebook, the
-# training goes on for `no_epochs` more.
+# The VAE learns to reproduce the images that it is given. If you run this cell again in a notebook,
+# the training goes on for `no_epochs` more. With `no_epochs = 0`, nothing is trained.
 #
-# **Differs from the post:** `verbosity`, which the post sets, is also used. The losses are written to
-# `history.csv`, which counts the epochs from 0. Ctrl-C, or the stop button of a notebook, ends the
-# training, and so does a loss that is not finite. At the end, the network gets back the weights that
-# were saved, so that the figures show the network in the file.
+# **Differs from the post:** `verbosity`, which the post only sets, is passed to `fit`. The losses are
+# written to `history.csv`, which counts the epochs from 0. Ctrl-C, or the stop button of a notebook,
+# ends the training, and so does a loss that is not finite. At the end, the network gets back the
+# weights that were saved, so that the figures show the network in the file.
 
 # %%
 if no_epochs > 0:
@@ -398,7 +402,7 @@ if no_epochs > 0:
     try:
         vae.load_weights(weights_file)
     except (OSError, KeyError, ValueError):
-        # The training was stopped before the file was written, or while it was
+        # The training was stopped before the file was complete
         vae.save_weights(weights_file)
 
 # %% [markdown]
@@ -422,15 +426,16 @@ print(f'Test loss: {test_loss:.2f} (KL divergence: {test_kl:.2f})')
 
 # %% [markdown]
 # ## Visualizing VAE results
-# Two functions draw the results. The post made them from one function by François Chollet, in Keras's
-# old example
-# [variational_autoencoder_deconv.py](https://github.com/keras-team/keras/blob/2.3.1/examples/variational_autoencoder_deconv.py).
+# Two functions draw the results. The post made them from one function in Keras's old example
+# [variational_autoencoder_deconv.py](https://github.com/keras-team/keras/blob/2.3.1/examples/variational_autoencoder_deconv.py),
+# and also credits a blog post by François Chollet.
 #
 # **Differs from the post:** The figures are also saved. A script shows them at its end, all together.
 #
 # ### Visualizing inputs mapped onto latent space
-# The scatter plot shows where images lie in the latent space, in the colours of their targets, if there
-# are any.
+# The scatter plot shows where images lie in the latent space, in the colours of their targets.
+#
+# **Differs from the post:** If there are no targets, there is no colour bar.
 
 
 # %%
@@ -493,6 +498,8 @@ def viz_decoded(encoder, decoder, data):
 # %% [markdown]
 # ### Calling the visualizers
 # The scatter plot and the grid are drawn. Only the scatter plot uses the test images.
+#
+# **Differs from the post:** The name of the folder with the results is printed.
 
 # %%
 data = (input_test, target_test)
@@ -507,8 +514,8 @@ plt.show()
 # mostly lie together, and fours and nines overlap. The whole cloud lies around the centre, which is
 # what the KL divergence is for.
 #
-# In the grid, neighbours look alike, and one digit turns into another. Some are blurred, and
-# near the edges some are no digits. Which digit lies where depends on the seed.
+# In the grid, neighbours look alike, and one digit turns into another. Some are blurred, and some near
+# the edges are no digits at all. Which digit lies where depends on the seed.
 
 # %% [markdown]
 # ## DCGAN-like architecture
@@ -523,10 +530,11 @@ plt.show()
 # network as the post lists it cannot be trained, since it makes images of 32 by 32 pixels out of images
 # of 28 by 28.
 #
-# The post's summary of this network does not fit its listing. The layers in the listing have 60,755,129
-# parameters, and the summary shows 8,728,505. A network has exactly this number if every convolution
-# by mistake takes the input of the first one, so that only the last convolution counts. A reader
-# reported such a mistake in the decoder, and the author then corrected the listing.
+# The post's summary of this network does not fit its listing. The layers in the listing have
+# 60,755,129 parameters, and the summary shows 8,728,505. The latter is exactly the number of a network
+# with this mistake: each of the encoder's four convolutions takes `i`, and each of the decoder's four
+# takes `x`, instead of `cx`. Only the last of each four is then part of the network. A reader reported
+# this mistake in the decoder, and the author then corrected the listing.
 
 # %%
 # `uv run variational_autoencoder.py` reads here which packages to install

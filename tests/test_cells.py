@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from helpers import (
+    CONFIGURATION,
     DECODER,
     FIGURES,
     LOADING,
@@ -65,6 +66,14 @@ def test_each_cell_alone(page):
     page.run_cell(fit_number(page.sources))
     assert steps(page) == 2 + 2
     assert len((page.output / 'history.csv').read_text().splitlines()) == 1 + 2
+
+    # Also with other settings, of which only the changed cell is run
+    page.set('no_epochs', 3)
+    page.set('batch_size', 64)
+    page.run_cell(page.cells_under(CONFIGURATION)[0])
+    page.run_cell(fit_number(page.sources))
+    assert steps(page) == 2 + 2 + 3 * 4
+    assert len((page.output / 'history.csv').read_text().splitlines()) == 1 + 2 + 3
 
 
 @pytest.mark.parametrize(

@@ -310,7 +310,9 @@ def processes(tmp_path_factory):
             LINES + POST,
             TRAIN_STEP.replace('LOSS', "'adam', 'mse'"),
             LOAD.replace('SAVE', indent(SAVE, ' ' * 4)),
-            LOAD.replace('SAVE', indent(SAVE, ' ' * 4).replace(", custom_objects={'K': keras.backend}", '')),
+            LOAD.replace(
+                'SAVE', indent(SAVE, ' ' * 4).replace(", custom_objects={'K': tf_keras.backend}", '')
+            ),
             "vae.save('vae.keras')",
             WITHOUT_WEIGHTS,
             *graph_codes,

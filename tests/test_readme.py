@@ -170,7 +170,7 @@ def change_layer(page, change):
     assert [layer.units for layer in page['encoder'].layers if hasattr(layer, 'units')] == [50, 2, 2]
 
 
-def change_weight_of_kl(page, change):
+def change_factor_of_kl(page, change):
     page.run(last=LOSS)
     loss_before = page['kl_reconstruction_loss']
     change('return K.mean(reconstruction_loss + kl_loss)')
@@ -226,7 +226,7 @@ CHANGES = {
     'the weights to start from': change_weights,
     'the network': change_network,
     'a layer': change_layer,
-    'the weight of the KL divergence': change_weight_of_kl,
+    'the factor of the KL divergence': change_factor_of_kl,
     'the learning rate': change_learning_rate,
     'when to stop': change_when_to_stop,
     'the folder of the results': change_folder,
