@@ -303,16 +303,15 @@ def processes(tmp_path_factory):
     *first, last = LINES.strip().splitlines()
     assert last == 'tf.compat.v1.disable_eager_execution()'
     assert POST.count(COMPILE) == 1
+    load = LOAD.replace('SAVE', indent(SAVE, ' ' * 4))
     graph_codes = [code for _, _, before, after in edits() for code in (before, after)]
     processes = {
         'graph': Process(
             folder / 'graph',
             LINES + POST,
             TRAIN_STEP.replace('LOSS', "'adam', 'mse'"),
-            LOAD.replace('SAVE', indent(SAVE, ' ' * 4)),
-            LOAD.replace(
-                'SAVE', indent(SAVE, ' ' * 4).replace(", custom_objects={'K': tf_keras.backend}", '')
-            ),
+            load,
+            load.replace(", custom_objects={'K': tf_keras.backend}", ''),
             "vae.save('vae.keras')",
             WITHOUT_WEIGHTS,
             *graph_codes,
