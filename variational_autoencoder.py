@@ -1,15 +1,18 @@
 # %% [markdown]
 # # A variational autoencoder with Keras
 # A variational autoencoder (VAE) learns to draw new images that resemble those it was trained with. It
-# consists of two networks. The encoder gives each image a small region of the latent space, which is a plane
-# here. The decoder turns a point of the plane into an image. Trained together, they learn to get an image
-# back from any point of its region. The training also keeps all regions close together, so that points
-# between two digits become plausible digits as well.
+# consists of two networks. The encoder reduces an image to a few numbers. Here these are two, and so they are
+# a point in a plane, which is called the latent space. The decoder turns a point back into an image.
+#
+# The encoder does not give an image one fixed point, though, but a small region of the plane, in the form of
+# a normal distribution. Each time, a random point of this region is decoded. The training also keeps the
+# regions of all images close together. Therefore the points between two digits mostly become digits as well.
 #
 # This is the code of Christian Versloot's blog post
 # [How to create a variational autoencoder with Keras](https://github.com/christianversloot/machine-learning-articles/blob/main/how-to-create-a-variational-autoencoder-with-keras.md),
-# ported to today's TensorFlow. The post explains each step. Headings, names and layers are the post's.
-# Where a line had to change, the reason stands beside it, and all differences are listed at the end.
+# ported to today's TensorFlow. It has the post's order, layers and names, so that the two can be read side by
+# side. Where you might want to change a line back to the post's, the reason against it stands beside the
+# line. All differences are listed at the end.
 #
 # With Python 3.10 to 3.13, install the packages, and run the script:
 #
@@ -22,9 +25,9 @@
 
 # %% [markdown]
 # ## Model imports
-# The post was written for Keras 2, which is the package `tf_keras` today. `keras` and `tensorflow.keras`
-# are Keras 3, which does not accept the post's loss function. (For a new program, Keras 3 is the better
-# choice. keras.io has [a VAE](https://keras.io/examples/generative/vae/) for it.)
+# The post's code is for Keras 2, which is the package `tf_keras` today. `keras` and `tensorflow.keras` are
+# Keras 3, which does not accept the post's loss function. (For a new program, Keras 3 is the better choice.
+# keras.io has [a VAE](https://keras.io/examples/generative/vae/) for it.)
 
 # %%
 import argparse
@@ -35,7 +38,7 @@ from datetime import datetime
 from pathlib import Path
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # hides TensorFlow's log; '0' shows it
-os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')  # fast code, which is off by default on some CPUs
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')  # fast code for CPUs, which is off on some of them
 
 import tensorflow as tf
 import tf_keras as keras
@@ -54,12 +57,14 @@ warnings.filterwarnings('ignore', message='`Model.state_updates`')
 
 # %% [markdown]
 # ### Graph mode, against the error in vae.fit()
-# The loss function below reads tensors from inside the network. Keras 2 allows that only in graph mode, in
-# which TensorFlow plans the whole computation before it begins. Without this cell, `vae.fit()` ends in an
-# error. In a notebook, graph mode lasts until the kernel is restarted.
+# The loss function below does not only compare two images. It also uses `mu` and `sigma`, which are computed
+# inside the network. Keras 2 accepts such a loss function in graph mode only. There, TensorFlow does not
+# compute each line at once (which is called eager execution), but builds the whole computation first. Without
+# this cell, `vae.fit()` ends in an error. In a notebook, graph mode lasts until the kernel is restarted.
 #
-# The post's own line against the error, `tf.config.experimental_run_functions_eagerly(True)`, does not help.
-# The line below is from a reader's comment on the post.
+# The post has another line against the error, `tf.config.experimental_run_functions_eagerly(True)`. It does
+# not help: today the error stays, and with TensorFlow 2.3 nothing is learnt. The line below is from a
+# reader's comment on the post.
 
 # %%
 tf.compat.v1.disable_eager_execution()
@@ -85,8 +90,9 @@ else:
 
 # %% [markdown]
 # ## Model configuration
-# With two latent dimensions, the latent space can be drawn. One fifth of the training images is set aside
-# for validation: the network is not trained with them, and their loss is printed after each epoch.
+# With two latent dimensions, the latent space is a plane, which can be drawn. One fifth of the training
+# images is set aside for validation: the network is not trained with them, and their loss is printed after
+# each epoch.
 
 # %%
 # Height comes first: the post's order scrambles images that are not square
@@ -99,14 +105,14 @@ latent_dim = 2  # or more; the figures show the first two
 num_channels = 1 if input_train.ndim == 3 else input_train.shape[3]
 
 # %% [markdown]
-# The script also takes the number of epochs and the weights from its command line. `--epochs 20`, for
-# example, makes a short training.
+# A script also takes the number of epochs from its command line, as in `--epochs 20`, and the weights of an
+# earlier training, with `--weights`.
 
 # %%
-weights = None  # or the path of the vae_weights.h5 of an earlier run, to start from
+weights = None  # or the path of a vae_weights.h5, which an earlier run has saved
 seed = 42  # gives the same network again, on the same CPU
 
-# Read the command line if it is this script's, and not a notebook's
+# Read the flags if this file was started as a script, and is not imported or run in a notebook
 if '__file__' in globals() and Path(__file__).name == Path(sys.argv[0]).name:
     parser = argparse.ArgumentParser()
     parser.add_argument('--epochs', type=int, default=no_epochs, help='default: %(default)s')
@@ -132,7 +138,7 @@ if np.issubdtype(input_train.dtype, np.integer):
 if np.issubdtype(input_test.dtype, np.integer):
     input_test = input_test.astype('float32') / 255
 
-# With other pixels, the loss could fall below zero, and would mean nothing
+# The loss makes sense only for pixels from 0 to 1
 for name, pixels in [('input_train', input_train), ('input_test', input_test)]:
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= 1):
@@ -142,8 +148,9 @@ for name, pixels in [('input_train', input_train), ('input_test', input_test)]:
 # ## Creating the encoder
 # ### Encoder definition
 # Two convolutions shrink the image, and a dense layer reduces it to 20 numbers. From these, two more layers
-# compute the region of the image, which is a normal distribution. `mu` is its mean. `sigma`, despite its
-# name, is the logarithm of its variance, which may be any number, while a variance has to be positive.
+# compute the normal distribution of the image. `mu` is its mean, with a number for each latent dimension.
+# `sigma`, despite its name, is the logarithm of its variance, again for each dimension. (The output of a
+# layer may be negative. A variance may not, but its logarithm may.)
 
 # %%
 keras.utils.set_random_seed(seed)
@@ -164,10 +171,11 @@ conv_shape = K.int_shape(cx)
 
 # %% [markdown]
 # ### Reparameterization trick
-# From the distribution of an image, a point `z` is drawn at random. Training needs gradients, and a random
-# draw has none. So only `eps` is drawn, which does not depend on the network, and `z` is computed from it,
-# with a gradient for `mu` and `sigma` ([Kingma & Welling, 2013](https://arxiv.org/abs/1312.6114), section
-# 2.4). The factor `exp(sigma / 2)` is the standard deviation.
+# The decoder gets a random point `z` of this distribution. If `z` itself were drawn, training could not find
+# out how to change `mu` and `sigma`, since a random draw has no gradient. So only the noise `eps` is drawn,
+# from the standard normal distribution, and `z` is computed from `eps`, `mu` and `sigma`
+# ([Kingma & Welling, 2013](https://arxiv.org/abs/1312.6114), section 2.4). The factor `exp(sigma / 2)` is the
+# standard deviation, which is the square root of the variance.
 
 
 # %%
@@ -194,8 +202,7 @@ encoder.summary()
 # %% [markdown]
 # ## Creating the decoder
 # ### Decoder definition
-# A dense layer and transposed convolutions turn a point back into an image. They mirror the layers of the
-# encoder.
+# A dense layer and transposed convolutions turn a point into an image of the original size.
 
 # %%
 d_i = Input(shape=(latent_dim,), name='decoder_input')
@@ -207,8 +214,8 @@ cx = BatchNormalization()(cx)
 cx = Conv2DTranspose(filters=8, kernel_size=3, strides=2, padding='same', activation='relu')(cx)
 cx = BatchNormalization()(cx)
 
-# Halving rounds an odd size up, so doubling overshoots (30, 15, 8, and then 16, 32). Crop the surplus, which
-# the post does not do. With MNIST (28, 14, 7) there is none
+# Halving an odd size rounds it up, so that doubling makes it too large: 30 pixels are halved to 15 and 8, and
+# doubled to 16 and 32. The surplus is cropped. With MNIST (28, 14, 7) there is none
 if cx.shape[1] > img_height or cx.shape[2] > img_width:
     cx = cx[:, :img_height, :img_width]
 
@@ -226,12 +233,10 @@ decoder.summary()
 
 # %% [markdown]
 # ## Creating the whole VAE
-# The encoder turns an image into a point `z`, and the decoder turns `z` into an image.
-#
-# The VAE has an input of its own, on which the encoder is called once, and the loss function below reads
-# the `vae_mu` and `vae_sigma` of this call. (In the post, the loss reads `mu` and `sigma` from the definition
-# of the encoder, while `z` comes from the call `encoder(i)`. With today's Keras 2, the encoder would then run
-# twice in each step, and batch normalization would count each batch twice.)
+# The VAE is the encoder, followed by the decoder. The loss function below needs the `mu` and `sigma` that `z`
+# was computed from. So the VAE has an input of its own, and calls the encoder once for all three. (In the
+# post, `z` comes from a second call of the encoder. With today's Keras 2, both calls would run in each step,
+# and batch normalization would count each batch twice.)
 
 # %%
 vae_input = Input(shape=input_shape, name='encoder_input')
@@ -245,16 +250,16 @@ vae.summary()
 # The reconstruction loss, a binary cross-entropy, tells how much the decoded image differs from the
 # original. Alone, it would let the regions shrink to points, far apart, and the decoder would never learn
 # what lies in between. The KL divergence tells how much the region of an image differs from the standard
-# normal distribution. Alone, it would turn every region into that distribution, and no image could be told
-# from another. The loss is the sum of both, which is a compromise ([Kingma & Welling,
-# 2013](https://arxiv.org/abs/1312.6114), equation 10, with its sign reversed).
+# normal distribution, with the mean 0 and the variance 1. Alone, it would turn every region into that
+# distribution, and no image could be told from another. The loss is the sum of both, which is a compromise
+# ([Kingma & Welling, 2013](https://arxiv.org/abs/1312.6114), equation 10, with its sign reversed).
 
 
 # %%
 def kl_reconstruction_loss(true, pred):
     """Return the mean loss of a batch; true and pred are images (batch, height, width, channels)."""
-    # Reconstruction loss: the mean over all values, times the number of values in an image. (Without the
-    # channels, as in the post, colour images would count a third)
+    # Reconstruction loss: the mean over all values, times the number of values in an image. (The post
+    # multiplies by the pixels only, but in colour, each pixel has three values)
     reconstruction_loss = binary_crossentropy(K.flatten(true), K.flatten(pred))
     reconstruction_loss *= img_width * img_height * num_channels
     # KL divergence, summed over the latent dimensions
@@ -267,16 +272,15 @@ def kl_reconstruction_loss(true, pred):
 
 # %% [markdown]
 # ## Compilation & training
-# The learning rate is 0.001. For another, write `keras.optimizers.legacy.Adam(1e-4)` in the place of
-# `'adam'`. (In graph mode, `'adam'` is this legacy optimizer, and `keras.optimizers.Adam` does not work.)
+# The learning rate of `'adam'` is 0.001. For another, write `keras.optimizers.legacy.Adam(1e-4)`, for
+# example, in its place. (`keras.optimizers.Adam`, without `legacy`, does not work in graph mode.)
 
 # %%
 # Compile VAE
 vae.compile(optimizer='adam', loss=kl_reconstruction_loss)
 
 # %% [markdown]
-# The results go to a new folder, which is named after the time. If `weights` is set, the training starts
-# from these weights.
+# If `weights` is set, they are loaded. The results go to a new folder, which is named after the time.
 
 # %%
 if weights:
@@ -289,9 +293,9 @@ output_dir = Path('outputs') / datetime.now().strftime('%Y-%m-%d-%H%M%S')
 output_dir.mkdir(parents=True)
 
 # %% [markdown]
-# The VAE learns to reproduce the images that it is given. After each epoch, its weights are saved. Ctrl-C, or
+# The VAE learns to reproduce the images that it is given. After each epoch, the weights are saved. Ctrl-C, or
 # the stop button of a notebook, ends the training early, and so does a loss that is not finite. If the cell
-# is run again, the training goes on.
+# is run again, the network is trained for `no_epochs` more.
 
 
 # %%
@@ -299,7 +303,8 @@ def save_weights(epoch=None, logs=None):
     """Save the weights, if all of them are finite."""
     if all(np.isfinite(array).all() for array in vae.get_weights()):
         vae.save_weights(output_dir / 'part.h5')
-        (output_dir / 'part.h5').replace(output_dir / 'vae_weights.h5')  # only now, when it is complete
+        # Only a complete file takes the place of the one before
+        (output_dir / 'part.h5').replace(output_dir / 'vae_weights.h5')
 
 
 # Train autoencoder
@@ -364,7 +369,8 @@ def viz_latent_space(encoder, data):
 
 # %% [markdown]
 # ### Visualizing samples from the latent space
-# The decoder turns a grid of 15 by 15 points, from -4 to 4, into images.
+# The decoder turns a grid of 15 by 15 points into images. The grid goes from -4 to 4, where nearly all of a
+# standard normal distribution lies. If there are more than two latent dimensions, the others are 0.
 
 
 # %%
@@ -415,8 +421,9 @@ plt.show()
 
 # %% [markdown]
 # ## DCGAN-like architecture
-# The post ends with a deeper network. To train it, set `no_epochs = 5`, and replace two groups of lines. In
-# 'Encoder definition', the two convolutions and their batch normalizations become
+# Below its results, the post has a deeper network, in the style of the DCGAN ([Radford et al.,
+# 2015](https://arxiv.org/abs/1511.06434)). To train it, set `no_epochs = 5`, and replace two groups of lines.
+# In 'Encoder definition', the two convolutions and their batch normalizations become
 #
 #     cx = Conv2D(filters=128, kernel_size=5, strides=2, padding='same', activation='relu')(i)
 #     cx = BatchNormalization()(cx)
@@ -438,27 +445,30 @@ plt.show()
 #     cx = Conv2DTranspose(filters=128, kernel_size=5, strides=2, padding='same', activation='relu')(cx)
 #     cx = BatchNormalization()(cx)
 #
-# Without a GPU, an epoch takes about an hour. As the post lists it, this network cannot be trained: it
-# halves 28 pixels to 14, 7, 4 and 2, and then doubles 2 to 32. Here, its result is cropped.
+# On two cores, an epoch takes about an hour. As the post lists it, this network cannot be trained: it halves
+# 28 pixels to 14, 7, 4 and 2, and then doubles 2 to 32. Here, the surplus is cropped.
 #
-# It has 60,755,129 parameters, but the post's summary shows 8,728,505. That is exactly the number if each
-# convolution takes `i`, and each transposed convolution takes `x`, so that only the last of each four is
-# used. A reader reported this mistake in the decoder, and the author corrected the listing. The post's
-# pictures of this network are probably from before.
+# The network has 60,755,129 parameters, but the table that the post shows has 8,728,505. That is exactly the
+# number of a network with a mistake: all four convolutions take `i`, and all four transposed convolutions
+# take `x`, so that only the last of each four has an effect. A reader reported this mistake in the decoder,
+# and the author corrected the listing. The post's pictures of this network are probably from before.
 
 # %% [markdown]
 # ## What differs from the post
 # **Needed today:** `tf_keras`; graph mode; 15 ticks for 15 labels.
 #
-# **Corrected:** height comes before width, also in `viz_decoded`; the encoder runs once in each step; the
-# decoded images are cropped to the size of the originals; the reconstruction of colour images counts in
-# full; `verbosity` has an effect; two needless reshapings in `viz_decoded` are gone.
+# **Corrected:** height comes before width, also in `viz_decoded`; the encoder runs once in each step; decoded
+# images that are too large are cropped; all channels of colour images count in the reconstruction loss;
+# `verbosity` is passed to `fit`.
 #
-# **Wrong in the post's text, but not in its code:** `sigma` is the logarithm of the variance, not the
+# **Right in the post's code, but not in its words:** `sigma` is the logarithm of the variance, not the
 # standard deviation; `eps` is multiplied by the standard deviation, not by `sigma^2`; the two losses are
-# added, not taken by 50% each.
+# added, not taken by 50% each; of the 26,345 parameters, 24,641 are trainable.
 #
-# **New:** the copy of MNIST; weights to start from, the seed, and the command line; the check of the
-# pixels; the early end of a training; all that is saved; the test loss, and the figure of the losses;
-# images with 3 or 4 channels without a setting, more than two latent dimensions, and figures without
-# targets. The figures of a script are shown together, at its end.
+# **New:** the copy of MNIST; the seed, the command line, and weights to start from; the check of the pixels,
+# and floats that are not divided; the early end of a training; all that is saved; the test loss, and the
+# figure of the losses; images with 3 or 4 channels without a setting; a grid with more than two latent
+# dimensions; a scatter plot without targets; messages that are hidden, and oneDNN. The figures of a script
+# are shown together, at its end.
+#
+# **Gone:** two reshapings in `viz_decoded`, which are not needed.
