@@ -14,7 +14,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from helpers import LOSS, MNIST, Page, write_mnist
+pytest.register_assert_rewrite('helpers')
+
+from helpers import MNIST, write_mnist
 
 
 @pytest.fixture(scope='session')
@@ -25,18 +27,10 @@ def mnist():
 
 
 @pytest.fixture
-def digits(mnist, tmp_path):
+def mnist_folder(mnist, tmp_path):
     """A folder to run the page in, with 640 digits to train with, an epoch of 4 steps, and 200 to test."""
     write_mnist(tmp_path, mnist, 640, 200)
     return tmp_path
-
-
-@pytest.fixture(scope='module')
-def built_page(mnist, tmp_path_factory):
-    """The page, run up to its loss function, with the digits; no test may change it."""
-    folder = tmp_path_factory.mktemp('built')
-    write_mnist(folder, mnist, 640, 200)
-    return Page(folder).run(last=LOSS)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,12 @@
-"""What the tests share: three ways to run the page, and what they read from it, README and gallery.
+"""What the tests share: three ways to run the page, and what they read from files.
 
-Page runs the page cell by cell in one namespace, within the test's process; run_script and
-start_script run it as a command; run_notebook runs cells in a Jupyter kernel.
+'The page' is variational_autoencoder.py, as cells.
+
+- Page runs its cells within the test's process, in one namespace, as a notebook does. There is one
+  Page at a time: a new one clears Keras's session, so that an earlier one cannot be used any more (an
+  error says so). It draws a grid of 2 by 2 points, which is faster, unless it gets num_samples=15.
+- run_script and start_script run the page as a command, in a process of its own.
+- run_notebook runs cells in a Jupyter kernel.
 """
 
 import contextlib
@@ -15,7 +20,6 @@ from pathlib import Path
 
 import h5py
 import jupytext
-import matplotlib.pyplot as plt
 import nbclient
 import nbformat
 import numpy as np
@@ -25,13 +29,20 @@ from tf_keras import backend as K
 PROJECT = Path(__file__).resolve().parent.parent
 SCRIPT = PROJECT / 'variational_autoencoder.py'
 MNIST = PROJECT / 'tests' / 'data' / 'mnist.npz'
-README = PROJECT / 'README.md'
 REFERENCE = PROJECT / 'outputs' / 'reference'
+WEIGHTS = REFERENCE / 'original' / 'vae_weights.h5'
+POST_WEIGHTS = REFERENCE / 'post' / 'post_weights.h5'
+
+# The documents
+README = PROJECT / 'README.md'
 GALLERY = REFERENCE / 'README.md'
-ORIGINAL = REFERENCE / 'original'
-POST = REFERENCE / 'post'
+RECIPES = REFERENCE / 'recipes.md'
+PICTURES = REFERENCE / 'pictures' / 'README.md'
+ERRORS = REFERENCE / 'post' / 'README.md'
+TESTS = PROJECT / 'tests' / 'README.md'
 
 # The headings of the page that tests name
+IMPORTS = 'Model imports'
 LOADING = 'Loading data'
 CONFIGURATION = 'Model configuration'
 PREPROCESSING = 'Data preprocessing'
@@ -45,11 +56,7 @@ LOSS = 'Defining custom VAE loss function'
 TRAINING = 'Compilation & training'
 SCATTER = 'Visualizing inputs mapped onto latent space'
 GRID = 'Visualizing samples from the latent space'
-FIGURES = 'Calling the visualizers'
-
-
-# Tests that do not look at the grid draw a smaller one, which is faster
-SMALL_GRID = 'num_samples = 15', 'num_samples = 2'
+CALLING = 'Calling the visualizers'
 
 
 def code_cells():
@@ -65,10 +72,10 @@ def code_cells():
     return cells
 
 
-def fit_number(sources):
-    """The number of the cell that trains."""
-    (number,) = [number for number, source in enumerate(sources) if 'vae.fit(' in source]
-    return number
+def edited(text, old, new):
+    """The text with an old part replaced, which must stand in it exactly once."""
+    assert text.count(old) == 1, f'{text.count(old)} times: {old}'
+    return text.replace(old, new)
 
 
 def write_mnist(folder, mnist, train, test):
@@ -83,32 +90,41 @@ def write_mnist(folder, mnist, train, test):
     )
 
 
-def link_reference(folder):
-    """Put outputs/reference, with its weights, into a folder where commands of the documents may write."""
-    (folder / 'outputs').mkdir()
-    (folder / 'outputs' / 'reference').symlink_to(REFERENCE)
+@contextlib.contextmanager
+def inside(folder):
+    """Make a folder the current one."""
+    previous = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(previous)
 
 
 class Page:
-    """The cells of the page, run in one namespace as a notebook does; page['vae'] is its vae.
+    """The cells of the page, run in one namespace; page['vae'] is its vae."""
 
-    A new Page clears Keras's session, as a new process would: the networks of earlier ones are gone.
-    """
+    latest = None
 
-    def __init__(self, folder, **settings):
+    def __init__(self, folder, num_samples=2, **settings):
         """Read the page, to be run in a folder, with settings such as no_epochs=1."""
         K.clear_session()
+        Page.latest = self
         self.folder = folder
         self.names = {'__name__': '__main__'}
         cells = code_cells()
         self.headings = [heading for heading, _ in cells]
         self.sources = [source for _, source in cells]
+        self.edit('num_samples = 15', f'num_samples = {num_samples}')
         for name, value in settings.items():
             self.set(name, value)
-        self.edit(GRID, *SMALL_GRID)
 
     def __getitem__(self, name):
+        self.check_that_it_is_the_latest()
         return self.names[name]
+
+    def check_that_it_is_the_latest(self):
+        assert self is Page.latest, 'a newer Page has cleared the networks of this one; make it later'
 
     def cells_under(self, heading):
         """The numbers of the code cells under a heading."""
@@ -116,18 +132,21 @@ class Page:
         assert numbers, f'no heading {heading}'
         return numbers
 
-    def edit(self, heading, old, new):
-        """Replace a text in the cells under a heading, where it must stand exactly once."""
-        cells = self.cells_under(heading)
-        assert sum(self.sources[number].count(old) for number in cells) == 1, old
-        for number in cells:
-            self.sources[number] = self.sources[number].replace(old, new)
+    def cell_with(self, text):
+        """The number of the only code cell that has a text."""
+        (number,) = [number for number, source in enumerate(self.sources) if text in source]
+        return number
+
+    def edit(self, old, new):
+        """Replace a text, as a reader does; it must stand on the page exactly once."""
+        number = self.cell_with(old)
+        self.sources[number] = edited(self.sources[number], old, new)
 
     def set(self, name, value):
-        """Set a name under 'Model configuration' to another value, as a reader edits its line."""
+        """Set a name under 'Model configuration' to another value."""
         text = '\n'.join(self.sources[number] for number in self.cells_under(CONFIGURATION))
         (line,) = re.findall(f'^{name} = .*$', text, re.MULTILINE)
-        self.edit(CONFIGURATION, line, f'{name} = {value!r}')
+        self.edit(line, f'{name} = {value!r}')
 
     def use(self, input_train, input_test, target_test=None):
         """Replace the cell that loads MNIST by one that sets these arrays."""
@@ -135,22 +154,17 @@ class Page:
         (number,) = self.cells_under(LOADING)
         self.sources[number] = 'input_train, input_test, target_test = arrays'
 
-    @contextlib.contextmanager
-    def inside(self):
-        """Make its folder the current one."""
-        previous = Path.cwd()
-        os.chdir(self.folder)
-        try:
-            yield
-        finally:
-            os.chdir(previous)
+    def run_code(self, code):
+        """Run code in the page's folder and namespace, as a new cell."""
+        self.check_that_it_is_the_latest()
+        # TensorFlow looks up the source of the functions that it is given
+        file = f'<cell {hash(code)}>'
+        linecache.cache[file] = len(code), None, code.splitlines(keepends=True), file
+        with inside(self.folder):
+            exec(compile(code, file, 'exec'), self.names)
 
     def run_cell(self, number):
-        source, file = self.sources[number], f'<cell {number}>'
-        # Where TensorFlow looks up the source of the functions that it is given
-        linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
-        with self.inside():
-            exec(compile(source, file, 'exec'), self.names)
+        self.run_code(self.sources[number])
 
     def run(self, first=None, last=None):
         """Run the cells from the first heading to the last one, both included."""
@@ -160,46 +174,30 @@ class Page:
             self.run_cell(number)
         return self
 
+    def train(self):
+        """Run only the cell that trains."""
+        self.run_cell(self.cell_with('vae.fit('))
+
     @property
     def output(self):
         """The folder of the latest run."""
         return self.folder / self['output_dir']
 
 
-def check_grid(page):
-    """Draw the whole grid, and check digits, their places and the ticks; return its axes."""
-    page.edit(GRID, *reversed(SMALL_GRID))
-    page.run(first=GRID, last=GRID)
-    with page.inside():
-        page['viz_decoded'](page['encoder'], page['decoder'], None)
-    (axes,) = plt.gcf().axes
-    height, width, channels = page['input_shape']
-    image = np.reshape(axes.images[0].get_array(), (15 * height, 15 * width, channels))
-    grid = np.linspace(-4, 4, 15)
-    for row, column in [(0, 0), (0, 14), (14, 0), (3, 11)]:
-        tile = image[row * height :, column * width :][:height, :width]
-        point = np.zeros((1, page['latent_dim']))
-        point[0, 0] = grid[column]
-        point[0, 1] = -grid[row]
-        np.testing.assert_allclose(tile, page['decoder'].predict(point)[0], atol=1e-5)
-    assert axes.get_ylim() == (15 * height - 0.5, -0.5)  # the first row is at the top
-
-    assert list(axes.get_xticks()) == [width // 2 + column * width for column in range(15)]
-    assert list(axes.get_yticks()) == [height // 2 + row * height for row in range(15)]
-    x_labels = [float(label.get_text()) for label in axes.get_xticklabels()]
-    y_labels = [float(label.get_text()) for label in axes.get_yticklabels()]
-    np.testing.assert_allclose(x_labels, grid, atol=0.051)
-    np.testing.assert_allclose(y_labels, -grid, atol=0.051)
-    return axes
+# What the tests set for themselves, and a reader does not
+OURS = 'MPLBACKEND', 'TF_NUM_INTRAOP_THREADS', 'TF_NUM_INTEROP_THREADS', 'TF_ENABLE_ONEDNN_OPTS'
+OURS += ('TF_CPP_MIN_LOG_LEVEL',)
 
 
-def start_script(*arguments, **settings):
-    """Start the script as a command; its output can be read line by line."""
+def start_script(*arguments, script=SCRIPT, environment=None, **settings):
+    """Start the script as a command, as a reader does; its output can be read line by line."""
+    readers = {name: value for name, value in os.environ.items() if name not in OURS}
     return subprocess.Popen(
-        [sys.executable, '-u', SCRIPT, *map(str, arguments)],
+        [sys.executable, '-u', script, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**readers, **(environment or {})},
         # Pytest's workers may ignore Ctrl-C, and would pass that on
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         **settings,
@@ -218,9 +216,7 @@ def run_script(*arguments, **settings):
 
 def complaints(stderr):
     """The lines of standard error, except those that TensorFlow always writes as it starts."""
-    always = re.compile(
-        'WARNING: All log messages before absl|I0000 |[EW]0000 .*(cuda|cuFFT|computation_placer)'
-    )
+    always = re.compile('WARNING: All log messages before absl|[IWE]0000 .*(oneDNN|cuda|cuFFT|cuDNN|cuBLAS)')
     return [line for line in stderr.splitlines() if not always.match(line)]
 
 
@@ -242,15 +238,14 @@ def printed(cell):
     return ''.join(output.text for output in cell.outputs if output.output_type == 'stream')
 
 
-def pictures(cell):
+def figures(cell):
     """The number of figures that a cell of a notebook shows."""
     return sum('image/png' in output.get('data', {}) for output in cell.outputs)
 
 
-def printed_losses(output):
-    """What a run prints at its end: the test loss, and the KL divergence in it."""
-    line = re.search(r'Test loss: (\S+) \(KL divergence: (\S+)\)', output)
-    return [float(number) for number in line.groups()]
+def printed_loss(output):
+    """The test loss that a run prints at its end."""
+    return float(re.search(r'^Test loss: (\S+)$', output, re.MULTILINE)[1])
 
 
 def output_folder(folder):
@@ -278,22 +273,29 @@ def same_arrays(one, other):
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def section(document, heading):
-    """The text under a heading of the README or the gallery."""
-    return document.read_text().split(f'\n## {heading}\n')[1].split('\n## ')[0]
+def block(document, text):
+    """The only block of code in a document that has a text."""
+    blocks = re.findall(r'^```\w+\n(.*?)^```$', document.read_text(), re.MULTILINE | re.DOTALL)
+    found = [block for block in blocks if text in block]
+    assert len(found) == 1, f'{len(found)} blocks with: {text}'
+    return found[0]
 
 
-def code_blocks(document, heading, language):
-    """The blocks of code under a heading."""
-    return re.findall(rf'```{language}\n(.*?)```', section(document, heading), re.DOTALL)
+def table(document, title):
+    """The cells of the table whose head begins with a title, row by row, without its head."""
+    (rows,) = re.findall(rf'^\| {re.escape(title)} \|.*\n\| ---.*\n((?:\|.*\n)+)', document.read_text(), re.M)
+    return [row.strip('| ').split(' | ') for row in rows.splitlines()]
 
 
-def table(document, heading):
-    """The cells of the table under a heading, row by row, without its head."""
-    rows = [line for line in section(document, heading).splitlines() if line.startswith('|')]
-    return [[cell.strip() for cell in row.split(' | ')] for row in (row.strip('| ') for row in rows[2:])]
-
-
-def script_flags(command):
-    """The flags of the script in a command of the README or the gallery."""
+def flags(command):
+    """The flags of the script in a command of a document."""
     return command.replace('\\\n', '').split('variational_autoencoder.py')[1].split()
+
+
+def edits(diff):
+    """The parts of a document's diff, between blank lines: each is a text of the page, and its new text."""
+    for part in diff.strip('\n').split('\n\n'):
+        lines = part.splitlines()
+        old = '\n'.join(line[1:] for line in lines if line[0] != '+')
+        new = '\n'.join(line[1:] for line in lines if line[0] != '-')
+        yield old, new

@@ -1,20 +1,24 @@
-"""The post's blocks can be pasted over the cells of their headings, the VAE together with its loss.
+"""The post's blocks can be pasted over the cells of their headings.
 
-Here they are written in other words: they do the same as the post's blocks, and leave the same names.
+Two go together with another one: the encoder's layers with conv_shape, and the VAE with its loss. Here the
+blocks are written in other words: they do the same as the post's, and leave the same names.
 """
 
 from textwrap import dedent
 
+import matplotlib.pyplot as plt
 import pytest
 
 from helpers import (
+    CALLING,
     CONFIGURATION,
     DECODER,
     DECODER_MODEL,
     ENCODER,
     ENCODER_MODEL,
-    FIGURES,
     GRID,
+    IMPORTS,
+    LOADING,
     LOSS,
     PREPROCESSING,
     SCATTER,
@@ -26,11 +30,23 @@ from helpers import (
 )
 
 BLOCKS = {
+    # With tf_keras in the place of keras
+    IMPORTS: """
+        import tf_keras as keras, numpy as np, matplotlib.pyplot as plt
+        from tf_keras import Model, backend as K
+        from tf_keras.layers import BatchNormalization, Conv2D, Conv2DTranspose, Dense, Flatten
+        from tf_keras.layers import Input, Lambda, Reshape
+        from tf_keras.losses import binary_crossentropy
+        from tf_keras.datasets import mnist
+    """,
+    LOADING: """
+        (input_train, target_train), (input_test, target_test) = mnist.load_data()
+    """,
     CONFIGURATION: """
         img_width = img_height = 28
         num_channels = 1
         latent_dim = 2
-        batch_size, no_epochs, validation_split, verbosity = 32, 3, 0.2, 1
+        batch_size, no_epochs, validation_split, verbosity = 40, 3, 0.2, 1
     """,
     PREPROCESSING: """
         input_shape = 28, 28, 1
@@ -85,12 +101,19 @@ BLOCKS = {
             plt.scatter(*encoder.predict(data[0])[0].T, c=data[1])
             plt.show()
     """,
+    # With as many ticks as labels
     GRID: """
         def viz_decoded(encoder, decoder, data):
-            plt.imshow(decoder.predict(np.zeros((1, 2)))[0])
+            grid = np.linspace(-4, 4, 15)
+            rows = [[decoder.predict(np.array([[x, y]]))[0] for x in grid] for y in -grid]
+            plt.figure(figsize=(10, 10))
+            ticks = np.arange(img_width // 2, 15 * img_width, img_width)
+            plt.xticks(ticks, np.round(grid, 1))
+            plt.yticks(ticks, np.round(-grid, 1))
+            plt.imshow(np.vstack([np.hstack(row) for row in rows]).reshape(420, 420))
             plt.show()
     """,
-    FIGURES: """
+    CALLING: """
         data = input_test, target_test
         viz_latent_space(encoder, data)
         viz_decoded(encoder, decoder, data)
@@ -98,8 +121,8 @@ BLOCKS = {
 }
 
 
-# What only cells have that the post does not have
-NEW = 'architecture = ', 'output_dir = ', 'test_loss = '
+# What the page's other cells have that the post does not have
+NEW = 'weights = ', 'output_dir = ', 'test_loss = '
 
 
 def paste(page, heading):
@@ -111,20 +134,35 @@ def paste(page, heading):
             page.sources[number] = ''
 
 
+# What the imports of the post do not have, and the page's cells need
+REST = """
+import sys
+from datetime import datetime
+from pathlib import Path
+import tensorflow as tf
+"""
+
 # In the first two, each block stands between cells of the page
 SOME = [CONFIGURATION, ENCODER, DECODER, DECODER_MODEL, TRAINING, GRID]
-OTHERS = [PREPROCESSING, TRICK, ENCODER_MODEL, VAE, LOSS, SCATTER, FIGURES]
+OTHERS = [LOADING, PREPROCESSING, TRICK, ENCODER_MODEL, VAE, LOSS, SCATTER, CALLING]
 
 
 @pytest.mark.parametrize('headings', [SOME, OTHERS, list(BLOCKS)], ids=['some', 'others', 'all'])
-def test_blocks(mnist, tmp_path, headings):
+def test_blocks(mnist, tmp_path, monkeypatch, headings):
     """The network learns to draw, and the figures are drawn, whether by the page or by the block."""
     write_mnist(tmp_path, mnist, 1600, 100)
-    page = Page(tmp_path, no_epochs=3, batch_size=32)
+    train, test = (mnist['x_train'][:1600], mnist['y_train'][:1600]), (mnist['x_test'][:100], None)
+    monkeypatch.setattr('tf_keras.datasets.mnist.load_data', lambda: (train, test))
+    page = Page(tmp_path, no_epochs=3, batch_size=40, num_samples=15)
     for heading in headings:
         paste(page, heading)
+    page.sources[0] += REST
     page.run()
     assert page['vae'].count_params() == 26345
     first, *_, last = page['vae'].history.history['loss']
     assert 100 < last < 0.7 * first
     assert page['test_loss'] < first
+    scatter, grid = [plt.figure(number).axes[0] for number in plt.get_fignums()[-2:]]
+    assert len(scatter.collections[0].get_offsets()) == 100
+    assert grid.images[0].get_array().shape[:2] == (420, 420)
+    assert len(grid.get_xticks()) == len(grid.get_yticks()) == 15

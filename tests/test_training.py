@@ -1,31 +1,21 @@
 """The training: its settings, what it saves, and how it ends."""
 
 import re
+from datetime import datetime
 
-import h5py
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from tf_keras import backend as K
-from tf_keras.callbacks import Callback
+from tf_keras.callbacks import Callback, EarlyStopping
 
-from helpers import (
-    FIGURES,
-    LOSS,
-    SCATTER,
-    TRAINING,
-    VAE,
-    Page,
-    fit_number,
-    read_arrays,
-    same_arrays,
-    write_mnist,
-)
+from helpers import CALLING, LOSS, SCATTER, TRAINING, Page, read_arrays, same_arrays, write_mnist
+from test_figures import check_that_it_is_saved
 
 
 @pytest.fixture
 def page(mnist, tmp_path):
-    """The page with 800 digits, of which two epochs have 20 steps each, in which something is learnt."""
+    """The page, not run yet, with 800 digits: two epochs have 20 steps each, in which something is learnt."""
     write_mnist(tmp_path, mnist, 800, 100)
     return Page(tmp_path, no_epochs=2, batch_size=32)
 
@@ -35,34 +25,60 @@ def history(page):
     return np.genfromtxt(page.output / 'history.csv', delimiter=',', skip_header=1, ndmin=2)
 
 
-def add_callback(page, name):
-    """Pass a callback of the test to fit, after those of the page."""
-    page.edit(TRAINING, 'keras.callbacks.TerminateOnNaN(),', f'keras.callbacks.TerminateOnNaN(), {name},')
+def add_callback(page, callback):
+    """Pass a callback to fit, after those of the page."""
+    page.names['callback'] = callback
+    page.edit('keras.callbacks.TerminateOnNaN(),', 'keras.callbacks.TerminateOnNaN(), callback,')
+
+
+def save_network(page, name):
+    """Save the network's weights beside the page; return the file."""
+    page['vae'].save_weights(page.folder / name)
+    return page.folder / name
 
 
 def is_in_file(page):
     """Whether the file holds the weights of the network."""
-    page['vae'].save_weights(page.folder / 'network.h5')
-    return same_arrays(page.folder / 'network.h5', page.output / 'vae_weights.h5')
+    return same_arrays(save_network(page, 'network.h5'), page.output / 'vae_weights.h5')
 
 
-def fit_again(page):
-    page.run_cell(fit_number(page.sources))
+class AfterBatch(Callback):
+    """Does something after a batch of an epoch."""
+
+    def __init__(self, epoch, batch, action):
+        super().__init__()
+        self.when, self.action = (epoch, batch), action
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == self.when:
+            self.action()
+
+
+def press_ctrl_c():
+    raise KeyboardInterrupt
 
 
 def test_settings(page):
-    """Of 800 digits, the first half is trained on in batches of 32, and the other half validates."""
+    """Of 800 digits, the first half is trained on in batches of 50, and the other half validates."""
     page.set('validation_split', 0.5)
-    page.set('verbosity', 2)
+    page.set('batch_size', 50)
     page.run(last=TRAINING)
-    assert K.get_value(page['vae'].optimizer.iterations) == 2 * 13
+    optimizer = page['vae'].optimizer
+    assert K.get_value(optimizer.iterations) == 2 * 8
+    assert type(optimizer).__name__ == 'Adam'
+    assert K.get_value(optimizer.lr) == pytest.approx(0.001)
     half = page['input_train'][400:]
     validation_loss = page['vae'].history.history['val_loss'][-1]
     assert page['vae'].evaluate(half, half, verbose=0) == pytest.approx(validation_loss, rel=1e-3)
+    test_loss = page['vae'].evaluate(page['input_test'], page['input_test'], verbose=0)
+    assert page['test_loss'] == pytest.approx(test_loss, rel=1e-3)
 
 
 def test_files_of_a_training(page):
-    """The losses and the figure of them; all weights, which load again; nothing in another folder."""
+    """The losses and the figure of them; the last weights, which load again; nothing in another folder."""
     page.run(last=TRAINING)
     losses = page['vae'].history.history
     assert losses['loss'][1] < losses['loss'][0]
@@ -75,27 +91,32 @@ def test_files_of_a_training(page):
         np.testing.assert_array_equal(line.get_xdata(), [1, 2])
         np.testing.assert_allclose(line.get_ydata(), losses[line.get_label()])
         assert line.get_marker() == '.'  # seen after one epoch, too
-    assert (page.output / 'loss.png').stat().st_size > 10_000
+    check_that_it_is_saved(axes.figure, page.output / 'loss.png')
 
     arrays = read_arrays(page.output / 'vae_weights.h5')
     assert sum(array.size for array in arrays.values()) == 26345
     assert is_in_file(page)
     assert page.output.parent == page.folder / 'outputs'
-    assert re.match(r'\d{4}-\d\d-\d\d-\d{6}-\d{6}$', page.output.name)
+    assert re.match(r'\d{4}-\d\d-\d\d-\d{6}$', page.output.name)
 
 
-def test_each_run_has_a_folder_of_its_own(page):
-    page.set('no_epochs', 1)
-    page.run(last=TRAINING)
-    first, before = page.output, (page.output / 'vae_weights.h5').read_bytes()
+def test_a_run_never_writes_into_the_folder_of_another(page):
+    class Frozen(datetime):
+        @classmethod
+        def now(cls):
+            return cls(2026, 11, 27, 0, 3, 9)
+
+    page.set('no_epochs', 0)
+    page.run(last=LOSS)
+    page.names['datetime'] = Frozen
     page.run(first=TRAINING, last=TRAINING)
-    assert page.output != first
-    assert (first / 'vae_weights.h5').read_bytes() == before
-    assert len(history(page)) == 1
+    assert page.output.name == '2026-11-27-000309'
+    with pytest.raises(FileExistsError):
+        page.run(first=TRAINING, last=TRAINING)
 
 
-def test_file_and_network_are_the_best_epoch(page):
-    """Here that is the first one, since the second one has the first weights again, and stays there."""
+def test_the_last_epoch_is_kept(page):
+    """Also if it is not the best: the second one has the first weights again, and stays there."""
 
     class BackToTheBeginning(Callback):
         def on_train_begin(self, logs=None):
@@ -103,95 +124,91 @@ def test_file_and_network_are_the_best_epoch(page):
 
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 1:
-                self.best = self.model.get_weights()
                 self.model.set_weights(self.weights)
                 K.set_value(self.model.optimizer.lr, 0)
 
-    page.names['back'] = BackToTheBeginning()
-    add_callback(page, 'back')
+    add_callback(page, BackToTheBeginning())
     page.run(last=TRAINING)
     first, second = page['vae'].history.history['loss']
     assert first < second
     assert is_in_file(page)
-    for array, best in zip(page['vae'].get_weights(), page['back'].best, strict=True):
-        np.testing.assert_array_equal(array, best)
 
 
-def interrupt(page, epoch, batch):
-    """Have Ctrl-C pressed in a batch of an epoch."""
-
-    class Interrupt(Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            self.epoch = epoch
-
-        def on_train_batch_end(self, number, logs=None):
-            if (self.epoch, number) == (epoch, batch):
-                raise KeyboardInterrupt
-
-    page.names['interrupt'] = Interrupt()
-    add_callback(page, 'interrupt')
-
-
-def test_ctrl_c_keeps_the_best_epoch(page, capsys):
-    interrupt(page, epoch=1, batch=10)
-    page.run(last=FIGURES)
-    assert len(history(page)) == 1
+@pytest.mark.parametrize('epoch', [0, 1])
+def test_ctrl_c(page, epoch, capsys):
+    """What was learnt until then is drawn and in the file."""
+    add_callback(page, AfterBatch(epoch, 10, press_ctrl_c))
+    page.run(last=CALLING)
+    assert len(page['vae'].history.epoch) == epoch
     assert is_in_file(page)
-    assert page['test_loss'] < history(page)[0, 1]
+    assert K.get_value(page['vae'].optimizer.iterations) == 20 * epoch + 11
     assert '\nStopped\n' in capsys.readouterr().out
     assert (page.output / 'decoded_digits.png').exists()
 
 
-def test_ctrl_c_in_the_first_epoch_saves_what_was_learnt(page):
-    interrupt(page, epoch=0, batch=18)
-    page.run(last=FIGURES)
-    assert is_in_file(page)
-    assert page['test_loss'] < 540  # of an untrained network
-    assert (page.output / 'decoded_digits.png').exists()
+@pytest.mark.parametrize('times', [1, 2])
+def test_ctrl_c_amid_a_save(page, monkeypatch, times):
+    """Until a save is complete, the file has the epoch before; also after a second Ctrl-C, or a kill."""
+    page.set('no_epochs', 1)
+    page.run(last=TRAINING)
+    file = page.output / 'vae_weights.h5'
+    before = file.read_bytes()
+    save = page['vae'].save_weights
+    halves = []
 
+    def save_half(path):
+        if len(halves) < times:
+            halves.append(path.write_bytes(b'half a file'))
+            assert file.read_bytes() == before
+            press_ctrl_c()
+        save(path)
 
-def test_ctrl_c_while_the_file_is_written(page, monkeypatch):
-    """The file is only half written then. It is written anew, and nothing is lost."""
-    page.run(last=VAE)
-    vae, save = page['vae'], page['vae'].save_weights
-    calls = []
-
-    def save_weights(path, **settings):
-        save(path, **settings)
-        calls.append(path)
-        if len(calls) == 2:
-            with h5py.File(path, 'a') as file:
-                del file['decoder']
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(vae, 'save_weights', save_weights)
-    page.run(first=LOSS, last=TRAINING)
-    assert len(calls) == 3
-    assert is_in_file(page)
-    assert page['test_loss'] < history(page)[0, 1]
+    monkeypatch.setattr(page['vae'], 'save_weights', save_half)
+    if times == 1:
+        page.train()
+        assert is_in_file(page)
+        assert file.read_bytes() != before
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            page.train()
+        assert file.read_bytes() == before
+    assert len(halves) == times
 
 
 def test_loss_that_is_not_finite(page, capsys):
-    """It ends the training, and the epochs before it stay."""
+    """Keras ends the training and says so, and the file has the last epoch before."""
     page.set('no_epochs', 1)
     page.run(last=TRAINING)
-    before = (page.output / 'vae_weights.h5').read_bytes()
+    before = save_network(page, 'before.h5')
     page['vae'].optimizer.lr = 1e9
     page.names['no_epochs'] = 50
-    fit_again(page)
+    page.train()
     assert 'Invalid loss, terminating training' in capsys.readouterr().out
     assert len(history(page)) < 50
-    assert (page.output / 'vae_weights.h5').read_bytes() == before
-    assert is_in_file(page)
-    page.run(first=SCATTER, last=FIGURES)
+    assert same_arrays(before, page.output / 'vae_weights.h5')
+    page.run(first=SCATTER, last=CALLING)
     assert (page.output / 'decoded_digits.png').exists()
 
 
 def test_loss_that_is_not_finite_in_the_first_epoch(page):
-    page.edit(TRAINING, "optimizer='adam'", 'optimizer=keras.optimizers.legacy.Adam(1e9)')
-    with pytest.raises(ValueError, match='not finite in the first epoch; try a smaller learning rate'):
-        page.run(last=TRAINING)
+    page.edit("optimizer='adam'", 'optimizer=keras.optimizers.legacy.Adam(1e9)')
+    page.run(last=TRAINING)
     assert not (page.output / 'vae_weights.h5').exists()
+
+
+def test_the_last_step_of_an_epoch_breaks_the_weights(page):
+    """The loss of that epoch is still finite."""
+
+    def break_weights():
+        save_network(page, 'step_before.h5')
+        vae = page['vae']
+        vae.set_weights([np.nan * array for array in vae.get_weights()])
+
+    add_callback(page, AfterBatch(1, 19, break_weights))
+    page.run(last=TRAINING)
+    assert np.isfinite(page['vae'].history.history['loss']).all()
+    arrays = read_arrays(page.output / 'vae_weights.h5').values()
+    assert all(np.isfinite(array).all() for array in arrays)
 
 
 @pytest.mark.parametrize('validation', ['none', 'infinite'])
@@ -201,14 +218,39 @@ def test_the_validation_loss_does_not_decide(page, validation):
         page.set('validation_split', 0)
     else:
         loss = 'return K.mean(reconstruction_loss + kl_loss)'
-        infinite = 'K.in_train_phase(kl_loss, kl_loss + np.inf)'
-        page.edit(LOSS, loss, loss.replace('kl_loss', infinite))
+        page.edit(loss, loss.replace('kl_loss', 'K.in_train_phase(kl_loss, kl_loss + np.inf)'))
     page.run(last=TRAINING)
     losses = page['vae'].history.history
     assert losses['loss'][1] < losses['loss'][0]
     assert np.isfinite(losses.get('val_loss', [])).all() == (validation == 'none')
-    assert page['checkpoint'].best == losses['loss'][1]
     assert is_in_file(page)
+
+
+def test_early_stopping_that_restores(page):
+    """What it restores, here the first epoch, is drawn and in the file."""
+    epochs = []
+
+    class EarlierIsBetter(EarlyStopping):
+        def get_monitor_value(self, logs):
+            epochs.append(save_network(page, f'epoch_{len(epochs)}.h5'))
+            return len(epochs)
+
+    add_callback(page, EarlierIsBetter(patience=1, restore_best_weights=True))
+    page.set('no_epochs', 3)
+    page.run(last=TRAINING)
+    assert len(epochs) == 2
+    assert same_arrays(epochs[0], page.output / 'vae_weights.h5')
+    assert is_in_file(page)
+
+
+def test_metrics(page, capsys):
+    """The test loss then has several numbers."""
+    loss = 'loss=kl_reconstruction_loss)'
+    page.edit(loss, loss.replace(')', ", metrics=['mse'])"))
+    page.run(last=TRAINING)
+    loss, error = page['test_loss']
+    assert 0 < error < 1 < loss
+    assert 'Test loss: [' in capsys.readouterr().out
 
 
 def test_weights_start_a_training(page):
