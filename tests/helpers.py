@@ -59,11 +59,11 @@ GRID = 'Visualizing samples from the latent space'
 CALLING = 'Calling the visualizers'
 
 
-def code_cells():
-    """Return (heading, source) for each code cell of the page."""
+def code_cells(text=None):
+    """Return (heading, source) for each code cell of the page, or of another text of its form."""
     cells = []
     heading = None
-    for cell in jupytext.read(SCRIPT).cells:
+    for cell in jupytext.reads(text or SCRIPT.read_text(), fmt='py:percent').cells:
         if cell.cell_type == 'markdown':
             headings = re.findall('^#+ (.*)$', cell.source, re.MULTILINE)
             heading = headings[-1] if headings else heading

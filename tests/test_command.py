@@ -1,6 +1,5 @@
 """The script as a command: its output, its files, its flags, Ctrl-C."""
 
-import os
 import signal
 import sys
 
@@ -9,11 +8,14 @@ import pyte
 import pytest
 
 from helpers import (
-    ORIGINAL,
+    CONFIGURATION,
     SCRIPT,
+    WEIGHTS,
+    Page,
     complaints,
+    edited,
     output_folder,
-    printed_losses,
+    printed_loss,
     read_arrays,
     run_script,
     same_arrays,
@@ -21,44 +23,52 @@ from helpers import (
     write_mnist,
 )
 
-FIGURES = {'latent_space.png', 'decoded_digits.png', 'loss.png'}
-FILES = {*FIGURES, 'history.csv', 'vae_weights.h5'}
+FILES = {'latent_space.png', 'decoded_digits.png', 'loss.png', 'history.csv', 'vae_weights.h5'}
 
-
-def start(mnist, folder):
-    """Start a run of two epochs as a reader does, with no setting of the tests, and with TensorFlow's log."""
-    write_mnist(folder, mnist, 640, 200)
-    ours = 'MPLBACKEND', 'TF_NUM_INTRAOP_THREADS', 'TF_NUM_INTEROP_THREADS', 'TF_ENABLE_ONEDNN_OPTS'
-    environment = {name: value for name, value in os.environ.items() if name not in ours}
-    return start_script('--epochs', 2, cwd=folder, env={**environment, 'TF_CPP_MIN_LOG_LEVEL': '0'})
+# In the place of a window: says how many figures it would show
+COUNTING_BACKEND = """
+from matplotlib.backends.backend_agg import FigureCanvas
+from matplotlib.pyplot import get_fignums
+def show(*args, **settings):
+    print('Shown:', len(get_fignums()))
+"""
 
 
 @pytest.fixture(scope='module')
 def two_runs(mnist, tmp_path_factory):
-    """Two runs at the same time: what each printed and logged, and its folder."""
+    """Two runs of two epochs at the same time: what each wrote to its outputs, and its folder.
+
+    The first one says how many figures it shows; the second one shows TensorFlow's log.
+    """
     folders = [tmp_path_factory.mktemp('run') for _ in range(2)]
-    processes = [start(mnist, folder) for folder in folders]
+    (folders[0] / 'counting.py').write_text(COUNTING_BACKEND)
+    counting = {'MPLBACKEND': 'module://counting', 'PYTHONPATH': str(folders[0])}
+    processes = []
+    for folder, environment in zip(folders, [counting, {'TF_CPP_MIN_LOG_LEVEL': '0'}]):
+        write_mnist(folder, mnist, 640, 200)
+        processes.append(start_script('--epochs', 2, cwd=folder, environment=environment))
     outputs = [process.communicate(timeout=180) for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    return [(output, log, folder) for (output, log), folder in zip(outputs, folders)]
+    return [(stdout, stderr, folder) for (stdout, stderr), folder in zip(outputs, folders)]
 
 
 def test_output(two_runs):
     """A log has the three summaries, a line for each epoch, the test loss, and where the results are."""
-    output, _, folder = two_runs[0]
+    stdout, stderr, folder = two_runs[0]
     for total in ('17208', '9137', '26345'):
-        assert f'Total params: {total} ' in output
-    epochs = [line for line in output.splitlines() if ' - loss: ' in line]
+        assert f'Total params: {total} ' in stdout
+    epochs = [line for line in stdout.splitlines() if ' - loss: ' in line]
     assert len(epochs) == 2
     assert all(' - val_loss: ' in line for line in epochs)
-    assert '[==' not in output
-    loss, kl = printed_losses(output)
-    assert 0 < kl < loss
-    assert output.endswith(f'\nThe results are in {output_folder(folder).relative_to(folder)}\n')
+    assert '[==' not in stdout
+    assert 0 < printed_loss(stdout) < 600
+    end = f'\nThe results are in {output_folder(folder).relative_to(folder)}\nShown: 3\n'
+    assert stdout.endswith(end)
+    assert complaints(stderr) == []
 
 
 def test_files(two_runs):
-    _, _, folder = two_runs[0]
+    _, _, folder = two_runs[1]
     assert {path.name for path in folder.iterdir()} == {'tests', 'outputs'}
     assert {path.name for path in output_folder(folder).iterdir()} == FILES
 
@@ -69,18 +79,19 @@ def test_the_same_seed_gives_the_same_network(two_runs):
     assert same_arrays(first, second)
 
 
-def test_onednn_is_on(two_runs):
-    """TensorFlow leaves it off on many processors."""
-    _, log, _ = two_runs[0]
-    assert 'oneDNN custom operations are on' in log
+def test_log_of_tensorflow(two_runs):
+    """It is shown on request, and says that oneDNN is on, which a reader's environment does not set."""
+    _, stderr, _ = two_runs[1]
+    assert 'cpu_feature_guard' in stderr
+    assert 'oneDNN custom operations are on' in stderr
 
 
-def test_bar_keeps_to_its_line(digits):
+def test_bar_keeps_to_its_line(mnist_folder):
     """In a terminal of 80 columns; the end of an epoch's last state, with val_loss, takes a second one."""
     process = pexpect.spawn(
         sys.executable,
         [str(SCRIPT), '--epochs', '2'],
-        cwd=digits,
+        cwd=mnist_folder,
         dimensions=(24, 80),
         encoding='utf-8',
         timeout=120,
@@ -98,38 +109,79 @@ def test_bar_keeps_to_its_line(digits):
     assert last - first == 2 * 3
 
 
-def test_a_flag_that_is_no_number(digits):
-    status, output, errors = run_script('--epochs', 'ten', cwd=digits)
-    assert (status, output) == (2, '')
+def test_help(mnist_folder):
+    status, stdout, _ = run_script('--help', cwd=mnist_folder)
+    assert status == 0
+    assert '--epochs' in stdout
+    assert 'default: 100' in stdout
+    assert '--weights' in stdout
+
+
+def test_a_flag_that_is_no_number(mnist_folder):
+    status, stdout, errors = run_script('--epochs', 'ten', cwd=mnist_folder)
+    assert (status, stdout) == (2, '')
     assert "argument --epochs: invalid int value: 'ten'" in errors[-1]
-    assert not (digits / 'outputs').exists()
+    assert not (mnist_folder / 'outputs').exists()
 
 
-def test_weights_of_another_network(digits):
-    """The deeper network is built, and the weights are refused in one sentence."""
-    weights = ORIGINAL / 'vae_weights.h5'
-    status, output, errors = run_script('--architecture', 'dcgan', '--weights', weights, cwd=digits)
+def test_edited_and_renamed(mnist_folder):
+    """Settings count as they stand in the file, a flag goes before them, and verbosity 0 is silent."""
+    text = edited(SCRIPT.read_text(), 'no_epochs = 100\n', 'no_epochs = 1\n')
+    text = edited(text, 'verbosity = 1\n', 'verbosity = 0\n')
+    (mnist_folder / 'my_vae.py').write_text(text)
+    status, stdout, errors = run_script(script='my_vae.py', cwd=mnist_folder)
+    assert (status, errors) == (0, [])
+    assert ' - loss: ' not in stdout
+    assert printed_loss(stdout) > 300
+    first = output_folder(mnist_folder)
+    assert len((first / 'history.csv').read_text().splitlines()) == 1 + 1
+
+    flags = '--epochs', 0, '--weights', WEIGHTS
+    status, stdout, errors = run_script(*flags, script='my_vae.py', cwd=mnist_folder)
+    assert (status, errors) == (0, [])
+    assert 100 < printed_loss(stdout) < 170
+    (second,) = {*(mnist_folder / 'outputs').iterdir()} - {first}
+    assert {path.name for path in second.iterdir()} == {'latent_space.png', 'decoded_digits.png'}
+
+
+@pytest.mark.parametrize('file', [str(SCRIPT), None], ids=['imported', 'notebook'])
+def test_flags_of_another_program_are_left_alone(mnist_folder, monkeypatch, file):
+    monkeypatch.setattr(sys, 'argv', ['other_program.py', '--epochs', '7', '--unknown'])
+    page = Page(mnist_folder)
+    if file:
+        page.names['__file__'] = file
+    page.run(last=CONFIGURATION)
+    assert (page['no_epochs'], page['verbosity']) == (100, 1)
+
+
+def test_weights_of_another_network(mnist_folder):
+    """The error ends in a sentence that names the file, before anything is trained."""
+    text = edited(SCRIPT.read_text(), 'latent_dim = 2 ', 'latent_dim = 3 ')
+    (mnist_folder / 'my_vae.py').write_text(text)
+    status, stdout, errors = run_script('--weights', WEIGHTS, script='my_vae.py', cwd=mnist_folder)
     assert status == 1
-    assert 'Total params: 60755129 ' in output
-    assert errors[-1].startswith(f'ValueError: {weights} does not fit the dcgan network for images of ')
-    assert sum(line.startswith('Traceback') for line in errors) == 1
-    assert not (digits / 'outputs').exists()
+    assert 'Epoch' not in stdout
+    assert errors[-1] == f'ValueError: {WEIGHTS} is of a network with other layers or latent dimensions'
+    assert not (mnist_folder / 'outputs').exists()
 
 
-def test_ctrl_c_ends_in_figures(digits):
-    process = start_script('--epochs', 10_000, cwd=digits)
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL], ids=['Ctrl-C', 'kill'])
+def test_stopped_from_outside(mnist_folder, number):
+    """Ctrl-C ends in figures, and both leave a file with all weights."""
+    process = start_script('--epochs', 10_000, cwd=mnist_folder)
     try:
         for line in process.stdout:
             if line.startswith('Epoch 3/'):
                 break
-        process.send_signal(signal.SIGINT)
-        output, stderr = process.communicate(timeout=120)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert (process.returncode, complaints(stderr)) == (0, [])
-    assert '\nStopped\n' in output
-    assert len(printed_losses(output)) == 2
-    assert {path.name for path in output_folder(digits).iterdir()} == FILES
-    assert (
-        sum(array.size for array in read_arrays(output_folder(digits) / 'vae_weights.h5').values()) == 26345
-    )
+    folder = output_folder(mnist_folder)
+    arrays = read_arrays(folder / 'vae_weights.h5').values()
+    assert sum(array.size for array in arrays) == 26345
+    if number == signal.SIGINT:
+        assert (process.returncode, complaints(stderr)) == (0, [])
+        assert '\nStopped\n' in stdout
+        assert printed_loss(stdout) > 0
+        assert {path.name for path in folder.iterdir()} == FILES

@@ -1,5 +1,7 @@
-"""The README's cells for a folder of pictures, in the place of MNIST and after the figures."""
+"""The cells for a folder of pictures, in the place of MNIST and below the figures."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,9 +10,13 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from helpers import LOADING, README, TRAINING, Page, code_blocks
+from helpers import LOADING, PICTURES, TRAINING, Page, block, edited, inside
 
-LOAD, LEGEND, ODDEST = code_blocks(README, 'Your own pictures', 'python')
+LOAD = block(PICTURES, 'def load(file)')
+EXPLAINED = block(PICTURES, 'errors_of_mean')
+LEGEND = block(PICTURES, 'plt.legend(')
+ODDEST = block(PICTURES, 'oddest = ')
+LETTERS = block(PICTURES, 'ImageDraw')
 
 KINDS = [
     ('.png', 'L'),
@@ -65,12 +71,6 @@ def all_images(page):
     return np.concatenate([page['input_train'], page['input_test']])
 
 
-def run_block(page, block):
-    """Run a block of the README in the page."""
-    page.sources.append(block)
-    page.run_cell(len(page.sources) - 1)
-
-
 def test_each_picture(page):
     """It stands upright and on white, cut to a square, with the class and the file that are its own."""
     images = all_images(page)
@@ -97,11 +97,18 @@ def test_the_held_out_tenth(page):
         assert {*targets} == {0, 1}
 
 
-def load(folder, block=LOAD):
+def load(folder, cell=LOAD):
     """Run only the cell that loads, in a folder; return its names."""
-    names = {'np': np, 'Path': lambda name: folder / name}
-    exec(block, names)
+    names = {'np': np, 'Path': Path}
+    with inside(folder):
+        exec(cell, names)
     return names
+
+
+def save_ten(folder):
+    for number in range(10):
+        save_picture(folder, 'upper', number, '.png', 'L')
+    return folder / 'pictures' / 'upper'
 
 
 def test_colour(tmp_path):
@@ -109,8 +116,7 @@ def test_colour(tmp_path):
         picture = Image.new('RGBA', (9, 9), (200, 100, 20 * number, 255))
         (tmp_path / 'pictures').mkdir(exist_ok=True)
         picture.save(tmp_path / 'pictures' / f'{number}.png')
-    assert LOAD.count("mode = 'L'") == 1
-    names = load(tmp_path, LOAD.replace("mode = 'L'", "mode = 'RGB'"))
+    names = load(tmp_path, edited(LOAD, "mode = 'L'", "mode = 'RGB'"))
     assert names['pictures'].shape == (10, 32, 32, 3)
     blues = [20 * int(file.stem) for file in names['files']]
     expected = [[200, 100, blue] for blue in blues]
@@ -122,30 +128,63 @@ def test_too_few_pictures(tmp_path):
         load(tmp_path)
 
 
-@pytest.mark.parametrize('length', [0, 60])
-def test_a_broken_file_is_named(tmp_path, length):
-    for number in range(10):
-        save_picture(tmp_path, 'upper', number, '.png', 'L')
-    broken = tmp_path / 'pictures' / 'upper' / '007.png'
-    broken.write_bytes(broken.read_bytes()[:length])
+def test_hidden_and_linked_folders(tmp_path):
+    """A notebook's copies are no class; a linked folder is."""
+    upper = save_ten(tmp_path)
+    hidden, elsewhere = upper.parent / '.ipynb_checkpoints', tmp_path / 'elsewhere'
+    for folder in hidden, elsewhere:
+        folder.mkdir()
+        (folder / 'copy.png').write_bytes((upper / '007.png').read_bytes())
+    (upper.parent / 'linked').symlink_to(elsewhere)
+    names = load(tmp_path)
+    assert list(names['class_names']) == ['linked', 'upper']
+    assert len(names['files']) == 11
+
+
+def make_text(file):
+    file.write_text('no picture')
+
+
+def make_half(file):
+    file.write_bytes(file.read_bytes()[:60])
+
+
+def break_chunk(file):
+    file.write_bytes(file.read_bytes().replace(b'IDAT', b'IDAX'))
+
+
+def make_huge(file):
+    Image.new('1', (20_000, 20_000)).save(file)
+
+
+@pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
+@pytest.mark.parametrize('damage', [make_text, make_half, break_chunk, make_huge])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, damage):
+    damage(save_ten(tmp_path) / '007.png')
     with pytest.raises(ValueError, match='007.png cannot be read'):
         load(tmp_path)
 
 
 def test_16_bits_are_refused(tmp_path):
     """Pillow would turn such a picture white."""
-    for number in range(10):
-        save_picture(tmp_path, 'upper', number, '.png', 'L')
     grey = np.full((9, 9), 30000, 'uint16')
-    Image.fromarray(grey).save(tmp_path / 'pictures' / 'upper' / '007.png')
+    Image.fromarray(grey).save(save_ten(tmp_path) / '007.png')
     with pytest.raises(ValueError, match='007.png has 16 bits'):
         load(tmp_path)
 
 
+def test_explained(page, capsys):
+    page.run_code(EXPLAINED)
+    images, mean = page['input_test'], page['input_train'].mean(axis=0)
+    decoded = page['decoder'].predict(page['encoder'].predict(images)[0])
+    share = 1 - ((decoded - images) ** 2).mean() / ((mean - images) ** 2).mean()
+    assert capsys.readouterr().out == f'Explained: {share:.0%}\n'
+
+
 def test_the_legend(page):
-    run_block(page, LEGEND)
+    page.run_code(LEGEND)
     axes = plt.gcf().axes[0]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ['left', 'upper']
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [' left', ' upper']
     points, _, _ = page['encoder'].predict(all_images(page))
     for scatter, half in zip(axes.collections, ['left', 'upper'], strict=True):
         of_half = [file.parent.name == half for file in page['files']]
@@ -161,10 +200,18 @@ def test_the_oddest(page, capsys, monkeypatch):
     (odd,) = [k for k, file in enumerate(page['files']) if file.stem == '092']
     decoded[odd] = mean
     monkeypatch.setitem(page.names, 'decoder', SimpleNamespace(predict=lambda points: decoded))
-    run_block(page, ODDEST)
+    page.run_code(ODDEST)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10
     assert lines[0] == f'1.00 {Path("pictures/left/092.JPEG")}'
     assert all(line.startswith('0.25 ') for line in lines[1:])
     (shown,) = plt.gcf().axes[0].images
     np.testing.assert_array_equal(shown.get_array()[:, :32], images[odd, :, :, 0])
+
+
+def test_letters(tmp_path):
+    """The program draws as many letters as it is asked for, into a folder for each."""
+    subprocess.run([sys.executable, '-c', LETTERS, '30'], cwd=tmp_path, check=True)
+    files = list((tmp_path / 'pictures').glob('?/*.png'))
+    assert len(files) == 30
+    assert all(plt.imread(file).min() < 0.3 < 0.9 < plt.imread(file).max() for file in files)
