@@ -1,18 +1,19 @@
 # %% [markdown]
 # # A variational autoencoder with Keras
 # A variational autoencoder (VAE) learns to draw new images that resemble those it was trained with. It
-# consists of two networks. The encoder reduces an image to a few numbers. Here these are two, and so they are
-# a point in a plane, which is called the latent space. The decoder turns a point back into an image.
+# consists of two networks. The encoder turns an image into a point of a plane, which is called the latent
+# space. The decoder turns a point of the plane back into an image.
 #
-# The encoder does not give an image one fixed point, though, but a small region of the plane, in the form of
-# a normal distribution. Each time, a random point of this region is decoded. The training also keeps the
-# regions of all images close together. Therefore the points between two digits mostly become digits as well.
+# More exactly, the encoder turns an image into a normal distribution, which is like a small cloud around a
+# point. Whenever an image is encoded, a random point of its distribution is decoded. Training makes the
+# result resemble the image. It also keeps the distributions of all images close together. Therefore the
+# points between two digits mostly become digits as well.
 #
 # This is the code of Christian Versloot's blog post
 # [How to create a variational autoencoder with Keras](https://github.com/christianversloot/machine-learning-articles/blob/main/how-to-create-a-variational-autoencoder-with-keras.md),
 # ported to today's TensorFlow. It has the post's order, layers and names, so that the two can be read side by
-# side. Where you might want to change a line back to the post's, the reason against it stands beside the
-# line. All differences are listed at the end.
+# side. If you might want to change a line back to the post's, a comment says why not. All differences are
+# listed at the end.
 #
 # With Python 3.10 to 3.13, install the packages, and run the script:
 #
@@ -20,8 +21,8 @@
 #     python variational_autoencoder.py
 #
 # On two cores, the 100 epochs take 10 to 20 minutes. Ctrl-C ends the training early, and the figures are
-# still drawn. In a notebook, paste the whole script into one cell, or the code below each line `# %%` into
-# a cell of its own.
+# still drawn. In a notebook, paste the whole script into one cell, or the code below each line `# %%` into a
+# cell of its own.
 
 # %% [markdown]
 # ## Model imports
@@ -38,7 +39,7 @@ from datetime import datetime
 from pathlib import Path
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # hides TensorFlow's log; '0' shows it
-os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')  # fast code for CPUs, which is off on some of them
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')  # fast code, which some CPUs get only on request
 
 import tensorflow as tf
 import tf_keras as keras
@@ -57,14 +58,14 @@ warnings.filterwarnings('ignore', message='`Model.state_updates`')
 
 # %% [markdown]
 # ### Graph mode, against the error in vae.fit()
-# The loss function below does not only compare two images. It also uses `mu` and `sigma`, which are computed
-# inside the network. Keras 2 accepts such a loss function in graph mode only. There, TensorFlow does not
-# compute each line at once (which is called eager execution), but builds the whole computation first. Without
-# this cell, `vae.fit()` ends in an error. In a notebook, graph mode lasts until the kernel is restarted.
+# The post's loss function does not only compare two images. It also reads `mu` and `sigma`, which are
+# computed inside the network. Keras 2 accepts such a loss function only if eager execution, TensorFlow's
+# default, is off. TensorFlow then works in graph mode: it builds the whole computation before it runs it.
+# Without this cell, `vae.fit()` ends in an error. In a notebook, graph mode lasts until the kernel is
+# restarted.
 #
-# The post has another line against the error, `tf.config.experimental_run_functions_eagerly(True)`. It does
-# not help: today the error stays, and with TensorFlow 2.3 nothing is learnt. The line below is from a
-# reader's comment on the post.
+# The post's own line against the error, `tf.config.experimental_run_functions_eagerly(True)`, does not help:
+# today the error stays, and with TensorFlow 2.3 nothing is learnt. The line below is from a reader's comment.
 
 # %%
 tf.compat.v1.disable_eager_execution()
@@ -74,10 +75,10 @@ tf.compat.v1.disable_eager_execution()
 # MNIST has 60,000 handwritten digits to train with, and 10,000 to test. Keras downloads them, unless the
 # current folder has `tests/data/mnist.npz`, the copy in this script's repository.
 #
-# To use images of your own, replace this cell by one that sets `input_train`, `input_test` and
-# `target_test`. Images are arrays of the shape (n, height, width) or (n, height, width, channels), with 1,
-# 3 or 4 channels, and with integers from 0 to 255 or floats from 0 to 1. Those for training should be in
-# random order. `target_test` has a number for each test image, or is `None`.
+# To use images of your own, replace this cell by one that sets `input_train`, `input_test` and `target_test`.
+# Images are arrays of the shape (n, height, width) or (n, height, width, channels), with 1, 3 or 4 channels,
+# and with integers from 0 to 255 or floats from 0 to 1. The training images should be in random order.
+# `target_test` has a number for each test image, or is `None`.
 
 # %%
 mnist_copy = Path('tests/data/mnist.npz')
@@ -90,9 +91,8 @@ else:
 
 # %% [markdown]
 # ## Model configuration
-# With two latent dimensions, the latent space is a plane, which can be drawn. One fifth of the training
-# images is set aside for validation: the network is not trained with them, and their loss is printed after
-# each epoch.
+# With two latent dimensions, all points can be drawn. One fifth of the training images is set aside for
+# validation: the network is not trained with them, and their loss is printed after each epoch.
 
 # %%
 # Height comes first: the post's order scrambles images that are not square
@@ -105,11 +105,11 @@ latent_dim = 2  # or more; the figures show the first two
 num_channels = 1 if input_train.ndim == 3 else input_train.shape[3]
 
 # %% [markdown]
-# A script also takes the number of epochs from its command line, as in `--epochs 20`, and the weights of an
-# earlier training, with `--weights`.
+# The script accepts two flags. `--epochs 20`, for example, sets the number of epochs, and `--weights FILE`
+# starts from the weights of an earlier run.
 
 # %%
-weights = None  # or the path of a vae_weights.h5, which an earlier run has saved
+weights = None  # or the path of a vae_weights.h5
 seed = 42  # gives the same network again, on the same CPU
 
 # Read the flags if this file was started as a script, and is not imported or run in a notebook
@@ -132,7 +132,7 @@ input_train = input_train.reshape(input_train.shape[0], img_height, img_width, n
 input_test = input_test.reshape(input_test.shape[0], img_height, img_width, num_channels)
 input_shape = (img_height, img_width, num_channels)
 
-# Parse numbers as floats, and normalize data. Floats are not divided, so that this cell can be run again
+# Parse numbers as floats, and normalize data. Only integers are divided, so that the cell can be run again
 if np.issubdtype(input_train.dtype, np.integer):
     input_train = input_train.astype('float32') / 255
 if np.issubdtype(input_test.dtype, np.integer):
@@ -172,8 +172,8 @@ conv_shape = K.int_shape(cx)
 # %% [markdown]
 # ### Reparameterization trick
 # The decoder gets a random point `z` of this distribution. If `z` itself were drawn, training could not find
-# out how to change `mu` and `sigma`, since a random draw has no gradient. So only the noise `eps` is drawn,
-# from the standard normal distribution, and `z` is computed from `eps`, `mu` and `sigma`
+# out how to change `mu` and `sigma`, since gradients do not pass through a random draw. So only the noise
+# `eps` is drawn, from the standard normal distribution, and `z` is computed from `eps`, `mu` and `sigma`
 # ([Kingma & Welling, 2013](https://arxiv.org/abs/1312.6114), section 2.4). The factor `exp(sigma / 2)` is the
 # standard deviation, which is the square root of the variance.
 
@@ -214,8 +214,8 @@ cx = BatchNormalization()(cx)
 cx = Conv2DTranspose(filters=8, kernel_size=3, strides=2, padding='same', activation='relu')(cx)
 cx = BatchNormalization()(cx)
 
-# Halving an odd size rounds it up, so that doubling makes it too large: 30 pixels are halved to 15 and 8, and
-# doubled to 16 and 32. The surplus is cropped. With MNIST (28, 14, 7) there is none
+# Strides halve 30 pixels to 15, and 15 to 8. Doubling then gives 16 and 32, which is 2 too many. Such a
+# surplus is cropped. With MNIST (28, 14, 7, and back) there is none
 if cx.shape[1] > img_height or cx.shape[2] > img_width:
     cx = cx[:, :img_height, :img_width]
 
@@ -233,10 +233,10 @@ decoder.summary()
 
 # %% [markdown]
 # ## Creating the whole VAE
-# The VAE is the encoder, followed by the decoder. The loss function below needs the `mu` and `sigma` that `z`
-# was computed from. So the VAE has an input of its own, and calls the encoder once for all three. (In the
-# post, `z` comes from a second call of the encoder. With today's Keras 2, both calls would run in each step,
-# and batch normalization would count each batch twice.)
+# The VAE is the encoder, followed by the decoder. Its loss function, below, must read the `mu` and `sigma` of
+# the same call of the encoder that gives `z`. So the VAE has an input of its own, on which the encoder is
+# called once. (In the post, `z` comes from a second call. With today's Keras 2, both calls would be computed
+# in each step, and batch normalization would count each batch twice.)
 
 # %%
 vae_input = Input(shape=input_shape, name='encoder_input')
@@ -247,19 +247,19 @@ vae.summary()
 
 # %% [markdown]
 # ## Defining custom VAE loss function
-# The reconstruction loss, a binary cross-entropy, tells how much the decoded image differs from the
-# original. Alone, it would let the regions shrink to points, far apart, and the decoder would never learn
-# what lies in between. The KL divergence tells how much the region of an image differs from the standard
-# normal distribution, with the mean 0 and the variance 1. Alone, it would turn every region into that
-# distribution, and no image could be told from another. The loss is the sum of both, which is a compromise
-# ([Kingma & Welling, 2013](https://arxiv.org/abs/1312.6114), equation 10, with its sign reversed).
+# The reconstruction loss, a binary cross-entropy, tells how much the decoded image differs from the original.
+# Alone, it would let the distributions shrink to points that lie far apart, and the decoder would never learn
+# what lies in between. The KL divergence tells how much the distribution of an image differs from the
+# standard normal distribution, with the mean 0 and the variance 1. Alone, it would make all distributions
+# equal to that one, and no image could be told from another. The loss is the sum of both, which is a
+# compromise ([Kingma & Welling, 2013](https://arxiv.org/abs/1312.6114), equation 10, with its sign reversed).
 
 
 # %%
 def kl_reconstruction_loss(true, pred):
     """Return the mean loss of a batch; true and pred are images (batch, height, width, channels)."""
-    # Reconstruction loss: the mean over all values, times the number of values in an image. (The post
-    # multiplies by the pixels only, but in colour, each pixel has three values)
+    # Reconstruction loss: the mean over all values of the batch, times the number of values in an image. (The
+    # post multiplies by the number of pixels, but in colour, each pixel has several values)
     reconstruction_loss = binary_crossentropy(K.flatten(true), K.flatten(pred))
     reconstruction_loss *= img_width * img_height * num_channels
     # KL divergence, summed over the latent dimensions
@@ -280,7 +280,7 @@ def kl_reconstruction_loss(true, pred):
 vae.compile(optimizer='adam', loss=kl_reconstruction_loss)
 
 # %% [markdown]
-# If `weights` is set, they are loaded. The results go to a new folder, which is named after the time.
+# If `weights` names a file, it is loaded. The results go to a new folder, which is named after the time.
 
 # %%
 if weights:
@@ -293,9 +293,9 @@ output_dir = Path('outputs') / datetime.now().strftime('%Y-%m-%d-%H%M%S')
 output_dir.mkdir(parents=True)
 
 # %% [markdown]
-# The VAE learns to reproduce the images that it is given. After each epoch, the weights are saved. Ctrl-C, or
-# the stop button of a notebook, ends the training early, and so does a loss that is not finite. If the cell
-# is run again, the network is trained for `no_epochs` more.
+# The VAE learns to reproduce the images that it is given. Its weights are saved after each epoch, and at the
+# end. Ctrl-C, or the stop button of a notebook, ends the training early, and so does a loss that is not
+# finite. If the cell is run again, the network is trained for `no_epochs` more.
 
 
 # %%
@@ -328,7 +328,8 @@ if no_epochs > 0:
     save_weights()
 
 # %% [markdown]
-# After 100 epochs with MNIST, the loss of the test images, which the network has never seen, is 148 to 150.
+# After 100 epochs, the loss of MNIST's test images, with which the network was not trained, is 148 to 152.
+# Even for perfect copies, it would be 46, since the cross-entropy is not 0 for grey pixels.
 
 # %%
 test_loss = vae.evaluate(input_test, input_test, batch_size=batch_size, verbose=0)
@@ -344,12 +345,12 @@ if vae.history and vae.history.history:  # if at least one epoch was completed
 
 # %% [markdown]
 # ## Visualizing VAE results
-# Two functions draw the results. The post's author made them from one in Keras's old example
+# Two functions draw the results. The post's author made them from one function of Keras's old example
 # [variational_autoencoder_deconv.py](https://github.com/keras-team/keras/blob/2.3.1/examples/variational_autoencoder_deconv.py),
 # and also credits a blog post by François Chollet.
 #
 # ### Visualizing inputs mapped onto latent space
-# The scatter plot shows where the images lie in the latent space. Each is a point at its `mu`, in the
+# The scatter plot shows where the images lie in the latent space. Each image is a point at its `mu`, in the
 # colour of its target.
 
 
@@ -413,17 +414,17 @@ plt.show()
 
 # %% [markdown]
 # ## Results
-# In the scatter plot, each point is a digit that the network has never seen. Digits of one class mostly lie
-# together, although the network was not told the classes. Fours and nines overlap.
+# In the scatter plot, each point is a test digit. Digits of one class mostly lie together, although the
+# network was not told the classes. Fours and nines overlap.
 #
-# In the grid, one digit turns into the next. Some are blurred, and some near the edges are no digits at
-# all. Where a digit lies depends on the seed.
+# In the grid, one digit turns into the next. Some are blurred, and some near the edges are no digits at all.
+# Where a digit lies depends on the seed.
 
 # %% [markdown]
 # ## DCGAN-like architecture
 # Below its results, the post has a deeper network, in the style of the DCGAN ([Radford et al.,
-# 2015](https://arxiv.org/abs/1511.06434)). To train it, set `no_epochs = 5`, and replace two groups of lines.
-# In 'Encoder definition', the two convolutions and their batch normalizations become
+# 2015](https://arxiv.org/abs/1511.06434)). To train it, set `no_epochs = 5`, as the post does, and replace
+# two groups of lines. In 'Encoder definition', the two convolutions and their batch normalizations become
 #
 #     cx = Conv2D(filters=128, kernel_size=5, strides=2, padding='same', activation='relu')(i)
 #     cx = BatchNormalization()(cx)
@@ -448,10 +449,10 @@ plt.show()
 # On two cores, an epoch takes about an hour. As the post lists it, this network cannot be trained: it halves
 # 28 pixels to 14, 7, 4 and 2, and then doubles 2 to 32. Here, the surplus is cropped.
 #
-# The network has 60,755,129 parameters, but the table that the post shows has 8,728,505. That is exactly the
-# number of a network with a mistake: all four convolutions take `i`, and all four transposed convolutions
-# take `x`, so that only the last of each four has an effect. A reader reported this mistake in the decoder,
-# and the author corrected the listing. The post's pictures of this network are probably from before.
+# The network has 60,755,129 parameters, but the table that the post shows has 8,728,505. That is what it
+# would have if all four convolutions took `i`, and all four transposed convolutions took `x`, so that only
+# the last of each four had an effect. A reader of the post reported this mistake in the decoder, and the
+# author corrected the listing. The post's pictures of this network were probably drawn before.
 
 # %% [markdown]
 # ## What differs from the post

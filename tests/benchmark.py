@@ -1,425 +1,244 @@
-"""Time an epoch of the page beside an epoch of the post's way, of Keras 3 and of PyTorch.
+"""Time an epoch of the page beside others, which train the same network on the same digits.
 
-All train the same network on the same digits in batches of 128: an epoch is 48,000 digits, and 12,000
-to validate with. Each has a process of its own, and one works while the others wait. The first round
-warms up and does not count. From round to round another one begins, so that none always comes first.
-In the last round, all must come to the same loss, to within 5%.
+An epoch is 48,000 digits in batches of 128, and 12,000 to validate with. Each contender has a process of its
+own, one after another, and trains three epochs, of which the first one, which warms up, does not count. In
+each round all have a turn. The ratio is the page's time in a round divided by that of the other.
 
-- 'this script' runs the cells of the page as a notebook does, and then its training cell for each
-  epoch, with no_epochs = 1 and verbosity = 0. So its time includes the three callbacks, and that the
-  saved weights are read back, which a whole training does only once.
-- "the post's way" is the same network, with the post's two calls of the encoder, and no callbacks.
-- 'Keras 3' has a train_step of its own, on TensorFlow, and is compiled with its default,
-  jit_compile='auto'. Where there is only a CPU, this means without XLA (Keras 3.15). oneDNN then
-  computes the convolutions, as in the page. 'Keras 3, XLA' has jit_compile=True, and its convolutions
-  are not oneDNN's.
-- 'PyTorch' takes part if it is installed, and its torch.compile if there is a C++ compiler too.
-- 'the post itself' takes part with --post COMMAND, which runs the post's listing in the environment of
-  its time (see outputs/reference/post/README.md). It is stopped while the others work, and its
-  progress bar tells when an epoch ends.
-- --page FILE adds another version of the page, run as 'this script' is.
-
-A smoke run is `--rounds 1`. What the pages write goes into a temporary folder.
+PyTorch takes part if it is installed, and its compiler if there is a C++ compiler. --post COMMAND adds the
+post's own code in its own environment, as in outputs/reference/post/README.md. --page FILE adds another
+version of the page. What the pages write goes into a temporary folder.
 """
 
 import argparse
-import contextlib
-import importlib.metadata
 import importlib.util
-import multiprocessing
 import os
-import platform
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
-MNIST = HERE / 'data' / 'mnist.npz'
+PROJECT = Path(__file__).resolve().parent.parent
+EPOCHS = 3
 BATCH = 128
 
-# The two cells in which the post's way differs from the page
-POSTS_VAE = """
-vae = Model(i, decoder(encoder(i)[2]))
-vae_mu, vae_sigma = mu, sigma  # which kl_reconstruction_loss reads
-vae.compile(optimizer='adam', loss=kl_reconstruction_loss)
-"""
-POSTS_FIT = """
-vae.fit(
-    input_train,
-    input_train,
-    epochs=no_epochs,
-    batch_size=batch_size,
-    verbose=verbosity,
-    validation_split=validation_split,
-)
-"""
 
+def page(file=PROJECT / 'variational_autoencoder.py', posts_way=False):
+    """Run the page's cells as a notebook does, and its training cell for each epoch, with its callbacks.
 
-class Page:
-    """A page, whose cells up to the training are run in the current folder."""
+    The post's way calls the encoder again on its own input, and has no callbacks.
+    """
+    import jupytext
 
-    def __init__(self, file):
-        import jupytext
-
-        Path('tests/data').mkdir(parents=True)
-        Path('tests/data/mnist.npz').symlink_to(MNIST)
-        cells = [cell.source for cell in jupytext.read(file).cells if cell.cell_type == 'code']
-        (fit,) = [number for number, cell in enumerate(cells) if 'vae.fit(' in cell]
-        self.names = {'__name__': '__main__'}
-        for cell in cells[:fit]:
-            exec(cell, self.names)
-        self.names.update(no_epochs=1, verbosity=0)
-        self.fit = cells[fit]
-
-    def epoch(self):
-        exec(self.fit, self.names)
-        return self.names['vae'].history.history['loss'][0]
-
-
-class PostsWay(Page):
-    """The page, with the post's two calls of the encoder, and without callbacks."""
-
-    def __init__(self, file):
-        super().__init__(file)
-        exec(POSTS_VAE, self.names)
-        self.fit = POSTS_FIT
-
-
-class PostItself:
-    """The post's listing in its own environment, whose processes are stopped except during its turns."""
-
-    def __init__(self, command):
-        self.process = subprocess.Popen(
-            shlex.split(command),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            # Signals reach what the command starts, too. If the benchmark is killed, the system sends
-            # SIGHUP to this group if it is stopped.
-            process_group=0,
-        )
-        self.send(signal.SIGSTOP)
-
-    def send(self, number):
-        os.killpg(self.process.pid, number)
-
-    def epoch(self):
-        self.send(signal.SIGCONT)
-        text = b''
-        while not (losses := re.search(rb'- loss: (\S+) - val_loss: \S+\n', text)):
-            more = self.process.stdout.read1(4096)
-            if not more:
-                last_words = text.decode(errors='replace')
-                sys.exit(f"error: the post's process has ended; its last words:\n{last_words}")
-            text = text[-2000:] + more
-        self.send(signal.SIGSTOP)
-        return float(losses[1])
-
-    def end(self):
-        self.send(signal.SIGKILL)
-        self.process.wait()
+    cells = [cell.source for cell in jupytext.read(file).cells if cell.cell_type == 'code']
+    (fit,) = [number for number, cell in enumerate(cells) if 'vae.fit(' in cell]
+    names = {'__name__': '__main__'}
+    for cell in cells[:fit]:
+        exec(cell, names)
+    names.update(no_epochs=1, verbosity=0)
+    if posts_way:
+        names['vae'] = vae = names['Model'](names['i'], names['decoder'](names['encoder'](names['i'])[2]))
+        names.update(vae_mu=names['mu'], vae_sigma=names['sigma'])  # which kl_reconstruction_loss reads
+        vae.compile(optimizer='adam', loss=names['kl_reconstruction_loss'])
+        settings = dict(batch_size=BATCH, validation_split=0.2, verbose=0)
+    for _ in range(EPOCHS):
+        if posts_way:
+            vae.fit(names['input_train'], names['input_train'], **settings)
+        else:
+            exec(cells[fit], names)
+        yield names['vae'].history.history['loss'][0]
 
 
 def digits():
-    with np.load(MNIST) as arrays:
+    with np.load('tests/data/mnist.npz') as arrays:
         return (arrays['x_train'] / np.float32(255))[..., np.newaxis]
 
 
-class Keras3:
-    """Keras 3 on TensorFlow, with a train_step of its own as in keras.io's example."""
+def keras_3(jit_compile='auto'):
+    """Keras 3 on TensorFlow, with a train_step of its own; without XLA by default where there is no GPU."""
+    import keras
+    import tensorflow as tf
+    from keras import layers, ops
 
-    def __init__(self, jit_compile='auto'):
-        os.environ['KERAS_BACKEND'] = 'tensorflow'
-        os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')  # as the page does
-        import keras
-        import tensorflow as tf
-        from keras import layers, ops
+    class Sampling(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.generator = keras.random.SeedGenerator(1)
 
-        self.images = digits()
+        def call(self, inputs):
+            mu, sigma = inputs
+            return mu + ops.exp(sigma / 2) * keras.random.normal(ops.shape(mu), seed=self.generator)
 
-        class Sampling(layers.Layer):
-            def __init__(self, **settings):
-                super().__init__(**settings)
-                self.generator = keras.random.SeedGenerator(1)
+    class VAE(keras.Model):
+        def loss_of(self, data, training):
+            images = data[0] if isinstance(data, tuple) else data
+            mu, sigma, z = self.encoder(images, training=training)
+            pred = self.decoder(z, training=training)
+            reconstruction = ops.sum(keras.losses.binary_crossentropy(images, pred), axis=(1, 2))
+            kl = ops.sum(-0.5 * (1 + sigma - ops.square(mu) - ops.exp(sigma)), axis=1)
+            loss = ops.mean(reconstruction + kl)
+            self.tracker.update_state(loss)
+            return loss
 
-            def call(self, inputs):
-                mu, sigma = inputs
-                return mu + ops.exp(sigma / 2) * keras.random.normal(ops.shape(mu), seed=self.generator)
+        def train_step(self, data):
+            with tf.GradientTape() as tape:
+                loss = self.loss_of(data, training=True)
+            self.optimizer.apply_gradients(
+                zip(tape.gradient(loss, self.trainable_weights), self.trainable_weights)
+            )
+            return {'loss': self.tracker.result()}
 
-        def block(layer, x):
-            return layers.BatchNormalization()(layer(x))
+        def test_step(self, data):
+            self.loss_of(data, training=False)
+            return {'loss': self.tracker.result()}
 
-        same = dict(strides=2, padding='same', activation='relu')
-        i = keras.Input((28, 28, 1))
-        x = block(layers.Conv2D(16, 3, **same), block(layers.Conv2D(8, 3, **same), i))
-        x = block(layers.Dense(20, activation='relu'), layers.Flatten()(x))
-        mu, sigma = layers.Dense(2)(x), layers.Dense(2)(x)
-        self.encoder = keras.Model(i, [mu, sigma, Sampling()([mu, sigma])])
-        d_i = keras.Input((2,))
-        x = layers.Reshape((7, 7, 16))(block(layers.Dense(784, activation='relu'), d_i))
-        x = block(layers.Conv2DTranspose(8, 3, **same), block(layers.Conv2DTranspose(16, 3, **same), x))
-        self.decoder = keras.Model(d_i, layers.Conv2DTranspose(1, 3, padding='same', activation='sigmoid')(x))
+    def block(layer, x):
+        return layers.BatchNormalization()(layer(x))
 
-        class VAE(keras.Model):
-            def __init__(self, encoder, decoder):
-                super().__init__()
-                self.encoder, self.decoder = encoder, decoder
-                self.tracker = keras.metrics.Mean(name='loss')
-
-            @property
-            def metrics(self):
-                return [self.tracker]
-
-            def loss_of(self, data, training):
-                data = data[0] if isinstance(data, tuple) else data
-                mu, sigma, z = self.encoder(data, training=training)
-                pred = self.decoder(z, training=training)
-                reconstruction = ops.sum(keras.losses.binary_crossentropy(data, pred), axis=(1, 2))
-                kl = ops.sum(-0.5 * (1 + sigma - ops.square(mu) - ops.exp(sigma)), axis=1)
-                return ops.mean(reconstruction + kl)
-
-            def track(self, loss):
-                self.tracker.update_state(loss)
-                return {'loss': self.tracker.result()}
-
-            def train_step(self, data):
-                with tf.GradientTape() as tape:
-                    loss = self.loss_of(data, training=True)
-                gradients = tape.gradient(loss, self.trainable_weights)
-                self.optimizer.apply_gradients(zip(gradients, self.trainable_weights))
-                return self.track(loss)
-
-            def test_step(self, data):
-                return self.track(self.loss_of(data, training=False))
-
-        self.vae = VAE(self.encoder, self.decoder)
-        self.vae.compile(optimizer='adam', jit_compile=jit_compile)
-
-    def epoch(self):
-        return self.vae.fit(
-            self.images[:48000],
-            epochs=1,
-            batch_size=BATCH,
-            verbose=0,
-            validation_data=(self.images[48000:],),
-        ).history['loss'][0]
+    same = dict(strides=2, padding='same', activation='relu')
+    i = keras.Input((28, 28, 1))
+    x = block(layers.Conv2D(16, 3, **same), block(layers.Conv2D(8, 3, **same), i))
+    x = block(layers.Dense(20, activation='relu'), layers.Flatten()(x))
+    mu, sigma = layers.Dense(2)(x), layers.Dense(2)(x)
+    d_i = keras.Input((2,))
+    x = layers.Reshape((7, 7, 16))(block(layers.Dense(784, activation='relu'), d_i))
+    x = block(layers.Conv2DTranspose(8, 3, **same), block(layers.Conv2DTranspose(16, 3, **same), x))
+    o = layers.Conv2DTranspose(1, 3, padding='same', activation='sigmoid')(x)
+    vae = VAE()
+    vae.encoder, vae.decoder = keras.Model(i, [mu, sigma, Sampling()([mu, sigma])]), keras.Model(d_i, o)
+    vae.tracker = keras.metrics.Mean(name='loss')
+    vae.compile(optimizer='adam', jit_compile=jit_compile)
+    train, validate = np.split(digits(), [48000])
+    for _ in range(EPOCHS):
+        history = vae.fit(train, batch_size=BATCH, verbose=0, validation_data=(validate,)).history
+        yield history['loss'][0]
 
 
-class Torch:
-    """PyTorch, eager, in its default layout; paddings, epsilon and momentum as Keras has them."""
+def pytorch(compiled=False):
+    """PyTorch in its default layout; paddings, epsilon and momentum as Keras has them."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
 
-    def __init__(self):
-        import torch
-        from torch import nn
-        from torch.nn import functional as F
+    def norm(kind, size):
+        return kind(size, eps=1e-3, momentum=0.01)
 
-        self.torch = torch
-        self.images = torch.from_numpy(digits()).permute(0, 3, 1, 2).contiguous()
+    class VAE(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down = nn.ModuleList([nn.Conv2d(1, 8, 3, 2), nn.Conv2d(8, 16, 3, 2)])
+            self.down_norms = nn.ModuleList([norm(nn.BatchNorm2d, 8), norm(nn.BatchNorm2d, 16)])
+            self.dense, self.dense_norm = nn.Linear(784, 20), norm(nn.BatchNorm1d, 20)
+            self.mu, self.sigma = nn.Linear(20, 2), nn.Linear(20, 2)
+            self.back, self.back_norm = nn.Linear(2, 784), norm(nn.BatchNorm1d, 784)
+            self.up = nn.ModuleList([nn.ConvTranspose2d(16, 16, 3, 2), nn.ConvTranspose2d(16, 8, 3, 2)])
+            self.up_norms = nn.ModuleList([norm(nn.BatchNorm2d, 16), norm(nn.BatchNorm2d, 8)])
+            self.output = nn.ConvTranspose2d(8, 1, 3, 1, padding=1)
 
-        class VAE(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.convolutions = nn.ModuleList(
-                    [
-                        nn.Conv2d(1, 8, 3, 2),
-                        nn.Conv2d(8, 16, 3, 2),
-                        nn.ConvTranspose2d(16, 16, 3, 2),
-                        nn.ConvTranspose2d(16, 8, 3, 2),
-                        nn.ConvTranspose2d(8, 1, 3, 1, padding=1),
-                    ]
-                )
-                self.dense = nn.ModuleList(
-                    [nn.Linear(784, 20), nn.Linear(20, 2), nn.Linear(20, 2), nn.Linear(2, 784)]
-                )
-                norms = [
-                    nn.BatchNorm2d(8),
-                    nn.BatchNorm2d(16),
-                    nn.BatchNorm1d(20),
-                    nn.BatchNorm1d(784),
-                    nn.BatchNorm2d(16),
-                    nn.BatchNorm2d(8),
-                ]
-                for norm in norms:
-                    norm.eps, norm.momentum = 1e-3, 0.01
-                self.norms = nn.ModuleList(norms)
+        def forward(self, true):
+            x = true
+            for layer, layer_norm in zip(self.down, self.down_norms):
+                x = layer_norm(F.relu(layer(F.pad(x, (0, 1, 0, 1)))))
+            x = self.dense_norm(F.relu(self.dense(x.permute(0, 2, 3, 1).flatten(1))))
+            mu, sigma = self.mu(x), self.sigma(x)
+            z = mu + torch.exp(sigma / 2) * torch.randn_like(mu)
+            x = self.back_norm(F.relu(self.back(z))).view(-1, 7, 7, 16).permute(0, 3, 1, 2)
+            for layer, layer_norm in zip(self.up, self.up_norms):
+                x = layer_norm(F.relu(layer(x)[..., :-1, :-1]))
+            crossentropy = F.binary_cross_entropy_with_logits(self.output(x), true, reduction='sum')
+            kl = -0.5 * (1 + sigma - mu.square() - sigma.exp()).sum(1).mean()
+            return crossentropy / len(true) + kl
 
-            def forward(self, true):
-                x = true
-                for k in (0, 1):
-                    x = self.norms[k](F.relu(self.convolutions[k](F.pad(x, (0, 1, 0, 1)))))
-                x = self.norms[2](F.relu(self.dense[0](x.permute(0, 2, 3, 1).flatten(1))))
-                mu, sigma = self.dense[1](x), self.dense[2](x)
-                z = mu + torch.exp(sigma / 2) * torch.randn_like(mu)
-                x = self.norms[3](F.relu(self.dense[3](z))).view(-1, 7, 7, 16).permute(0, 3, 1, 2)
-                for k in (2, 3):
-                    x = self.norms[k + 2](F.relu(self.convolutions[k](x)[..., :-1, :-1]))
-                logits = self.convolutions[4](x)
-                crossentropy = F.binary_cross_entropy_with_logits(logits, true, reduction='sum')
-                kl = -0.5 * (1 + sigma - mu.square() - sigma.exp()).sum(1).mean()
-                return crossentropy / len(true) + kl
-
-        self.vae = VAE()
-        self.optimizer = torch.optim.Adam(self.vae.parameters(), eps=1e-7)
-
-    def train(self, true):
-        self.optimizer.zero_grad()
-        loss = self.vae(true)
-        loss.backward()
-        self.optimizer.step()
-        return loss.item()
-
-    def epoch(self):
-        self.vae.train()
-        batches = self.torch.randperm(48000).split(BATCH)
-        losses = [self.train(self.images[batch]) for batch in batches]
-        self.vae.eval()
-        with self.torch.no_grad():
-            for batch in self.images[48000:].split(BATCH):
-                self.vae(batch).item()
-        return np.mean(losses)
+    vae = VAE()
+    if compiled:
+        vae.compile()
+    optimizer = torch.optim.Adam(vae.parameters(), eps=1e-7)
+    images = torch.from_numpy(digits()).permute(0, 3, 1, 2).contiguous()
+    for _ in range(EPOCHS):
+        losses = []
+        vae.train()
+        for batch in torch.randperm(48000).split(BATCH):
+            optimizer.zero_grad()
+            loss = vae(images[batch])
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        vae.eval()
+        with torch.no_grad():
+            for batch in images[48000:].split(BATCH):
+                vae(batch).item()
+        yield np.mean(losses)
 
 
-class CompiledTorch(Torch):
-    """PyTorch with torch.compile."""
-
-    def __init__(self):
-        super().__init__()
-        self.vae.compile()
-
-
-class Worker:
-    """A process in which a contender works."""
-
-    def __init__(self, contender, folder):
-        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'))
-        self.pool.submit(begin, contender, folder).result()
-
-    def epoch(self):
-        return self.pool.submit(work).result()
+CONTENDERS = {
+    'this script': 'page()',
+    "the post's way": 'page(posts_way=True)',
+    'Keras 3': 'keras_3()',
+    'Keras 3, XLA': 'keras_3(jit_compile=True)',
+}
+if importlib.util.find_spec('torch'):
+    CONTENDERS['PyTorch'] = 'pytorch()'
+    if shutil.which('g++'):
+        CONTENDERS['PyTorch, compiled'] = 'pytorch(compiled=True)'
 
 
-def begin(contender, folder):
-    """Make this process's contender, in a new folder."""
-    global at_work
-    # Only the benchmark itself obeys Ctrl-C
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The page prints summaries, and TensorFlow messages; exceptions come through the pool
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    folder.mkdir()
-    os.chdir(folder)
-    at_work = contender()
-
-
-def work():
-    return at_work.epoch()
-
-
-def end_workers():
-    for process in multiprocessing.active_children():
-        process.terminate()
-        process.join()
-
-
-def parse_arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--rounds', type=int, default=5, help='default: 5')
-    parser.add_argument(
-        '--post', metavar='COMMAND', help="as in 'post/bin/python post.py'; needs Python 3.11"
-    )
-    parser.add_argument(
-        '--page', metavar='FILE', action='append', default=[], help='may be given several times'
-    )
-    arguments = parser.parse_args()
-    if arguments.rounds < 1:
-        parser.error('--rounds must be at least 1')
-    return arguments
-
-
-def choose_contenders(pages):
-    """Return the contenders that need a worker, each as a function that makes it."""
-    script = HERE.parent / 'variational_autoencoder.py'
-    contenders = {'this script': partial(Page, script)}
-    for page in pages:
-        contenders[page] = partial(Page, Path(page).resolve())
-    contenders["the post's way"] = partial(PostsWay, script)
-    contenders['Keras 3'] = Keras3
-    contenders['Keras 3, XLA'] = partial(Keras3, jit_compile=True)
-    if importlib.util.find_spec('torch'):
-        contenders['PyTorch'] = Torch
-        if shutil.which('g++'):
-            contenders['PyTorch, torch.compile'] = CompiledTorch
-    return contenders
-
-
-def run_rounds(contenders, rounds):
-    """Return a loss and a number of seconds for each counted round, as two dictionaries of lists."""
-    names = list(contenders)
-    losses = {name: [] for name in names}
-    seconds = {name: [] for name in names}
-    for number in range(rounds + 1):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            print(f'round {number} of {rounds}: {name}', end='', file=sys.stderr, flush=True)
-            began = time.perf_counter()
-            loss = contenders[name].epoch()
-            duration = time.perf_counter() - began
-            print(f', {duration:.2f} s', file=sys.stderr)
-            if number > 0:
-                losses[name].append(loss)
-                seconds[name].append(duration)
-    return losses, seconds
-
-
-def print_table(losses, seconds):
-    packages = ['tensorflow', 'tf_keras', 'keras', 'numpy']
-    if 'PyTorch' in losses:
-        packages.append('torch')
-    versions = [f'{package} {importlib.metadata.version(package)}' for package in packages]
-    print(f'{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}')
-    print(', '.join(versions))
-    print(f'\n{"":28}{"loss":>9}{"epoch":>9}{"script / it, median (range)":>30}')
-    for name in losses:
-        ratios = np.divide(seconds['this script'], seconds[name])
-        print(
-            f'{name:28}{losses[name][-1]:9.1f}{np.median(seconds[name]):7.2f} s{np.median(ratios):16.2f} '
-            f'({min(ratios):.2f} to {max(ratios):.2f})'
-        )
+def time_epochs(command):
+    """Start a command, read its losses epoch by epoch, and end it; return seconds and loss of the last."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    text, ends = b'', []
+    while len(ends) < EPOCHS:
+        more = process.stdout.read1()
+        if not more:
+            sys.exit(text[-2000:].decode())
+        text += more
+        losses = re.findall(rb'- loss: (\S+)(?: - val_loss: \S+)?\n', text)
+        if len(losses) > len(ends):
+            ends.append(time.perf_counter())
+    process.kill()
+    process.wait()
+    return (ends[-1] - ends[0]) / (EPOCHS - 1), float(losses[-1])
 
 
 def main():
-    arguments = parse_arguments()
-    os.environ.update(TF_CPP_MIN_LOG_LEVEL='3', PYTHONWARNINGS='ignore', MPLBACKEND='Agg')
-    # An exception, as Ctrl-C is, so that no process stays behind
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit('error: terminated'))
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        stack.callback(end_workers)
-        contenders = {}
-        for name, make in choose_contenders(arguments.page).items():
-            print(f'{name} begins', file=sys.stderr)
-            contenders[name] = Worker(make, folder / f'{len(contenders)}')
-        if arguments.post:
-            post = PostItself(arguments.post)
-            stack.callback(post.end)
-            contenders['the post itself'] = post
-        losses, seconds = run_rounds(contenders, arguments.rounds)
-    print_table(losses, seconds)
-    last_losses = [losses[name][-1] for name in losses]
-    if not np.allclose(last_losses, last_losses[0], rtol=0.05):
-        sys.exit('error: the losses differ by more than 5%')
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument('--rounds', type=int, default=3, help='default: %(default)s')
+    parser.add_argument('--post', metavar='COMMAND', help="as in 'post/bin/python post.py'")
+    parser.add_argument('--page', metavar='FILE', type=Path, help='another version of the page')
+    parser.add_argument('--only', help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.only:
+        for loss in eval(arguments.only):
+            print(f' - loss: {loss}', flush=True)
+        return
+
+    commands = {
+        name: [sys.executable, Path(__file__).resolve(), '--only', call] for name, call in CONTENDERS.items()
+    }
+    if arguments.page:
+        call = f'page({str(arguments.page.resolve())!r})'
+        commands[arguments.page.name] = [sys.executable, Path(__file__).resolve(), '--only', call]
+    if arguments.post:
+        commands["the post's code"] = shlex.split(arguments.post)
+    os.environ.update(KERAS_BACKEND='tensorflow', TF_ENABLE_ONEDNN_OPTS='1', TF_CPP_MIN_LOG_LEVEL='3')
+    seconds = {name: [] for name in commands}
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        (Path(folder) / 'tests').symlink_to(PROJECT / 'tests')
+        for number in range(arguments.rounds):
+            for name in commands:
+                duration, loss = time_epochs(commands[name])
+                seconds[name].append(duration)
+                print(f'round {number + 1}: {name}, {duration:.2f} s, loss {loss:.1f}', flush=True)
+    for name in commands:
+        ratios = np.divide(seconds['this script'], seconds[name])
+        low, high = min(ratios), max(ratios)
+        median = np.median(seconds[name])
+        print(f'{name:20} {median:6.2f} s, ratio {np.median(ratios):.2f} ({low:.2f} to {high:.2f})')
 
 
 if __name__ == '__main__':

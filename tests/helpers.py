@@ -184,6 +184,21 @@ class Page:
         return self.folder / self['output_dir']
 
 
+def kl_divergence(mu, sigma):
+    """The mean of Kingma & Welling, appendix B, with NumPy."""
+    return np.mean(np.sum(mu**2 + np.exp(sigma) - sigma - 1, axis=1)) / 2
+
+
+def parts_of_the_loss(page):
+    """The loss of the test images by the page's function, and its two parts by NumPy."""
+    vae, true = page['vae'], page['input_test']
+    loss = page['kl_reconstruction_loss'](vae.input, vae.output)
+    tensors = [loss, page['vae_mu'], page['vae_sigma'], vae.output]
+    loss, mu, sigma, pred = K.function([vae.input], tensors)([true])
+    reconstruction = -np.sum(true * np.log(pred) + (1 - true) * np.log(1 - pred)) / len(true)
+    return {'loss': loss, 'reconstruction': reconstruction, 'kl': kl_divergence(mu, sigma)}
+
+
 # What the tests set for themselves, and a reader does not
 OURS = 'MPLBACKEND', 'TF_NUM_INTRAOP_THREADS', 'TF_NUM_INTEROP_THREADS', 'TF_ENABLE_ONEDNN_OPTS'
 OURS += ('TF_CPP_MIN_LOG_LEVEL',)

@@ -9,25 +9,8 @@ from textwrap import dedent
 import matplotlib.pyplot as plt
 import pytest
 
-from helpers import (
-    CALLING,
-    CONFIGURATION,
-    DECODER,
-    DECODER_MODEL,
-    ENCODER,
-    ENCODER_MODEL,
-    GRID,
-    IMPORTS,
-    LOADING,
-    LOSS,
-    PREPROCESSING,
-    SCATTER,
-    TRAINING,
-    TRICK,
-    VAE,
-    Page,
-    write_mnist,
-)
+from helpers import CALLING, CONFIGURATION, DECODER, DECODER_MODEL, ENCODER, ENCODER_MODEL, GRID, IMPORTS
+from helpers import LOADING, LOSS, PREPROCESSING, SCATTER, TRAINING, TRICK, VAE, Page, write_mnist
 
 BLOCKS = {
     # With tf_keras in the place of keras

@@ -3,22 +3,8 @@
 import numpy as np
 import pytest
 
-from helpers import (
-    CALLING,
-    CONFIGURATION,
-    DECODER,
-    ENCODER,
-    ENCODER_MODEL,
-    LOADING,
-    LOSS,
-    PREPROCESSING,
-    SCATTER,
-    TRAINING,
-    TRICK,
-    VAE,
-    Page,
-    write_mnist,
-)
+from helpers import CALLING, CONFIGURATION, DECODER, ENCODER, ENCODER_MODEL, LOADING, LOSS, PREPROCESSING
+from helpers import SCATTER, TRAINING, TRICK, VAE, Page, write_mnist
 
 
 @pytest.fixture

@@ -7,21 +7,8 @@ import pexpect
 import pyte
 import pytest
 
-from helpers import (
-    CONFIGURATION,
-    SCRIPT,
-    WEIGHTS,
-    Page,
-    complaints,
-    edited,
-    output_folder,
-    printed_loss,
-    read_arrays,
-    run_script,
-    same_arrays,
-    start_script,
-    write_mnist,
-)
+from helpers import CONFIGURATION, SCRIPT, WEIGHTS, Page, complaints, edited, output_folder, printed_loss
+from helpers import read_arrays, run_script, same_arrays, start_script, write_mnist
 
 FILES = {'latent_space.png', 'decoded_digits.png', 'loss.png', 'history.csv', 'vae_weights.h5'}
 
@@ -152,17 +139,6 @@ def test_flags_of_another_program_are_left_alone(mnist_folder, monkeypatch, file
         page.names['__file__'] = file
     page.run(last=CONFIGURATION)
     assert (page['no_epochs'], page['verbosity']) == (100, 1)
-
-
-def test_weights_of_another_network(mnist_folder):
-    """The error ends in a sentence that names the file, before anything is trained."""
-    text = edited(SCRIPT.read_text(), 'latent_dim = 2 ', 'latent_dim = 3 ')
-    (mnist_folder / 'my_vae.py').write_text(text)
-    status, stdout, errors = run_script('--weights', WEIGHTS, script='my_vae.py', cwd=mnist_folder)
-    assert status == 1
-    assert 'Epoch' not in stdout
-    assert errors[-1] == f'ValueError: {WEIGHTS} is of a network with other layers or latent dimensions'
-    assert not (mnist_folder / 'outputs').exists()
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL], ids=['Ctrl-C', 'kill'])
