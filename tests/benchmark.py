@@ -51,7 +51,7 @@ def page(file=PROJECT / 'variational_autoencoder.py', posts_way=False):
             vae.fit(names['input_train'], names['input_train'], **settings)
         else:
             exec(cells[fit], names)
-        yield names['vae'].history.history['loss'][0]
+        yield names['vae'].history.history
 
 
 def digits():
@@ -115,8 +115,7 @@ def keras_3(jit_compile='auto'):
     vae.compile(optimizer='adam', jit_compile=jit_compile)
     train, validate = np.split(digits(), [48000])
     for _ in range(EPOCHS):
-        history = vae.fit(train, batch_size=BATCH, verbose=0, validation_data=(validate,)).history
-        yield history['loss'][0]
+        yield vae.fit(train, batch_size=BATCH, verbose=0, validation_data=(validate,)).history
 
 
 def pytorch(compiled=False):
@@ -160,19 +159,19 @@ def pytorch(compiled=False):
     optimizer = torch.optim.Adam(vae.parameters(), eps=1e-7)
     images = torch.from_numpy(digits()).permute(0, 3, 1, 2).contiguous()
     for _ in range(EPOCHS):
-        losses = []
+        history = {'loss': [], 'val_loss': []}
         vae.train()
         for batch in torch.randperm(48000).split(BATCH):
             optimizer.zero_grad()
             loss = vae(images[batch])
             loss.backward()
             optimizer.step()
-            losses.append(loss.item())
+            history['loss'].append(loss.item())
         vae.eval()
         with torch.no_grad():
             for batch in images[48000:].split(BATCH):
-                vae(batch).item()
-        yield np.mean(losses)
+                history['val_loss'].append(vae(batch).item())
+        yield history
 
 
 CONTENDERS = {
@@ -188,7 +187,7 @@ if importlib.util.find_spec('torch'):
 
 
 def time_epochs(command):
-    """Start a command, read its losses epoch by epoch, and end it; return seconds and loss of the last."""
+    """Start a command, read its losses epoch by epoch, and end it; return its time and validation loss."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     text, ends = b'', []
     while len(ends) < EPOCHS:
@@ -196,7 +195,7 @@ def time_epochs(command):
         if not more:
             sys.exit(text[-2000:].decode())
         text += more
-        losses = re.findall(rb'- loss: (\S+)(?: - val_loss: \S+)?\n', text)
+        losses = re.findall(rb'- loss: \S+ - val_loss: (\S+)\n', text)
         if len(losses) > len(ends):
             ends.append(time.perf_counter())
     process.kill()
@@ -212,16 +211,16 @@ def main():
     parser.add_argument('--only', help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
-        for loss in eval(arguments.only):
-            print(f' - loss: {loss}', flush=True)
+        for history in eval(arguments.only):
+            loss, val_loss = np.mean(history['loss']), np.mean(history['val_loss'])
+            print(f'- loss: {loss} - val_loss: {val_loss}', flush=True)  # as Keras does
         return
 
-    commands = {
-        name: [sys.executable, Path(__file__).resolve(), '--only', call] for name, call in CONTENDERS.items()
-    }
+    contenders = dict(CONTENDERS)
     if arguments.page:
-        call = f'page({str(arguments.page.resolve())!r})'
-        commands[arguments.page.name] = [sys.executable, Path(__file__).resolve(), '--only', call]
+        contenders[arguments.page.name] = f'page({str(arguments.page.resolve())!r})'
+    this_file = Path(__file__).resolve()
+    commands = {name: [sys.executable, this_file, '--only', call] for name, call in contenders.items()}
     if arguments.post:
         commands["the post's code"] = shlex.split(arguments.post)
     os.environ.update(KERAS_BACKEND='tensorflow', TF_ENABLE_ONEDNN_OPTS='1', TF_CPP_MIN_LOG_LEVEL='3')
@@ -233,7 +232,7 @@ def main():
             for name in commands:
                 duration, loss = time_epochs(commands[name])
                 seconds[name].append(duration)
-                print(f'round {number + 1}: {name}, {duration:.2f} s, loss {loss:.1f}', flush=True)
+                print(f'round {number + 1}: {name}, {duration:.2f} s, validation loss {loss:.1f}', flush=True)
     for name in commands:
         ratios = np.divide(seconds['this script'], seconds[name])
         low, high = min(ratios), max(ratios)

@@ -129,11 +129,11 @@ graph: 'Adam' object has no attribute 'get_updates'
 
 graph: 'AdamW' object has no attribute 'get_updates'
 -train(keras.optimizers.AdamW(1e-4))
-+train(keras.optimizers.legacy.Adam(1e-4))
++train(tf_keras.optimizers.legacy.Adam(1e-4))
 
 graph: decay is deprecated
 -train(keras.optimizers.Adam(lr=0.001, decay=1e-6))
-+train(keras.optimizers.legacy.Adam(lr=0.001, decay=1e-6))
++train(tf_keras.optimizers.legacy.Adam(lr=0.001, decay=1e-6))
 
 graph: No module named 'keras.layers.recurrent'
 -from keras.layers.recurrent import LSTM
