@@ -1,18 +1,18 @@
 # %% [markdown]
 # # A variational autoencoder with Keras
-# A variational autoencoder (VAE) learns to draw new images that resemble those it was trained with. It
-# consists of two networks. The encoder turns an image into a point of a plane, which is called the latent
-# space. The decoder turns a point of the plane back into an image.
+# A variational autoencoder (VAE) learns to draw new images that resemble those it was trained with, which are
+# handwritten digits here. It consists of two networks. The encoder turns an image into a point of a plane,
+# which is called the latent space. The decoder turns a point of the plane back into an image.
 #
 # More exactly, the encoder turns an image into a normal distribution, which is like a small cloud around a
-# point. Whenever an image is encoded, a random point of its distribution is decoded. Training makes the
-# result resemble the image. It also keeps the distributions of all images close together. Therefore the
-# points between two digits mostly become digits as well.
+# point. In training, a random point of this cloud is decoded, and the result has to resemble the image.
+# Training also keeps the clouds of all images close together. Therefore the points between two digits mostly
+# become digits as well.
 #
 # This is the code of Christian Versloot's blog post
 # [How to create a variational autoencoder with Keras](https://github.com/christianversloot/machine-learning-articles/blob/main/how-to-create-a-variational-autoencoder-with-keras.md),
 # ported to today's TensorFlow. It has the post's order, layers and names, so that the two can be read side by
-# side. If you might want to change a line back to the post's, a comment says why not. All differences are
+# side. Where it would do harm to change a line back to the post's, a comment says why. All differences are
 # listed at the end.
 #
 # With Python 3.10 to 3.13, install the packages, and run the script:
@@ -65,7 +65,8 @@ warnings.filterwarnings('ignore', message='`Model.state_updates`')
 # restarted.
 #
 # The post's own line against the error, `tf.config.experimental_run_functions_eagerly(True)`, does not help:
-# today the error stays, and with TensorFlow 2.3 nothing is learnt. The line below is from a reader's comment.
+# today the error stays, and with TensorFlow 2.3 it goes away, but nothing is learnt. The line below is from a
+# reader's comment on the post.
 
 # %%
 tf.compat.v1.disable_eager_execution()
@@ -78,7 +79,8 @@ tf.compat.v1.disable_eager_execution()
 # To use images of your own, replace this cell by one that sets `input_train`, `input_test` and `target_test`.
 # Images are arrays of the shape (n, height, width) or (n, height, width, channels), with 1, 3 or 4 channels,
 # and with integers from 0 to 255 or floats from 0 to 1. The training images should be in random order.
-# `target_test` has a number for each test image, or is `None`.
+# `target_test` has a number for each test image, or is `None`. The network is not told these numbers. They
+# only give the points of a figure their colours.
 
 # %%
 mnist_copy = Path('tests/data/mnist.npz')
@@ -91,8 +93,8 @@ else:
 
 # %% [markdown]
 # ## Model configuration
-# With two latent dimensions, all points can be drawn. One fifth of the training images is set aside for
-# validation: the network is not trained with them, and their loss is printed after each epoch.
+# With two latent dimensions, the latent space can be shown in a figure. One fifth of the training images is
+# set aside for validation: the network is not trained with them, and their loss is printed after each epoch.
 
 # %%
 # Height comes first: the post's order scrambles images that are not square
@@ -171,11 +173,11 @@ conv_shape = K.int_shape(cx)
 
 # %% [markdown]
 # ### Reparameterization trick
-# The decoder gets a random point `z` of this distribution. If `z` itself were drawn, training could not find
-# out how to change `mu` and `sigma`, since gradients do not pass through a random draw. So only the noise
-# `eps` is drawn, from the standard normal distribution, and `z` is computed from `eps`, `mu` and `sigma`
-# ([Kingma & Welling, 2013](https://arxiv.org/abs/1312.6114), section 2.4). The factor `exp(sigma / 2)` is the
-# standard deviation, which is the square root of the variance.
+# The decoder gets a random point `z` of this distribution. If `z` were sampled directly, training could not
+# find out how to change `mu` and `sigma`, since gradients do not pass through a random draw. So only the
+# noise `eps` is sampled, from the standard normal distribution, and `z` is computed from `eps`, `mu` and
+# `sigma` ([Kingma & Welling, 2013](https://arxiv.org/abs/1312.6114), section 2.4). The factor `exp(sigma /
+# 2)` is the standard deviation, which is the square root of the variance.
 
 
 # %%
@@ -233,10 +235,10 @@ decoder.summary()
 
 # %% [markdown]
 # ## Creating the whole VAE
-# The VAE is the encoder, followed by the decoder. Its loss function, below, must read the `mu` and `sigma` of
-# the same call of the encoder that gives `z`. So the VAE has an input of its own, on which the encoder is
-# called once. (In the post, `z` comes from a second call. With today's Keras 2, both calls would be computed
-# in each step, and batch normalization would count each batch twice.)
+# The VAE is the encoder, followed by the decoder. The loss function below needs `mu`, `sigma` and `z` from
+# one and the same call of the encoder. So the VAE has an input of its own, on which the encoder is called
+# once. (In the post, `z` comes from a second call. With today's Keras 2, both calls would be computed in each
+# step, and batch normalization would count each batch twice.)
 
 # %%
 vae_input = Input(shape=input_shape, name='encoder_input')
@@ -257,7 +259,7 @@ vae.summary()
 
 # %%
 def kl_reconstruction_loss(true, pred):
-    """Return the mean loss of a batch; true and pred are images (batch, height, width, channels)."""
+    """Return the mean loss of a batch of images; true and pred are (batch, height, width, channels)."""
     # Reconstruction loss: the mean over all values of the batch, times the number of values in an image. (The
     # post multiplies by the number of pixels, but in colour, each pixel has several values)
     reconstruction_loss = binary_crossentropy(K.flatten(true), K.flatten(pred))
@@ -280,7 +282,8 @@ def kl_reconstruction_loss(true, pred):
 vae.compile(optimizer='adam', loss=kl_reconstruction_loss)
 
 # %% [markdown]
-# If `weights` names a file, it is loaded. The results go to a new folder, which is named after the time.
+# If `weights` is the path of a file, the weights in it are loaded. The results go to a new folder, which is
+# named after the time.
 
 # %%
 if weights:
@@ -329,7 +332,8 @@ if no_epochs > 0:
 
 # %% [markdown]
 # After 100 epochs, the loss of MNIST's test images, with which the network was not trained, is 148 to 152.
-# Even for perfect copies, it would be 46, since the cross-entropy is not 0 for grey pixels.
+# (Perfect copies would still have a reconstruction loss of 46, since the cross-entropy of grey pixels is not
+# 0.)
 
 # %%
 test_loss = vae.evaluate(input_test, input_test, batch_size=batch_size, verbose=0)
@@ -356,7 +360,7 @@ if vae.history and vae.history.history:  # if at least one epoch was completed
 
 # %%
 def viz_latent_space(encoder, data):
-    """Plot the mu of images; data is (images, targets), the targets are numbers, or None."""
+    """Plot the mu of images; data is (images, targets), and targets are n numbers, or None."""
     input_data, target_data = data
     mu, _, _ = encoder.predict(input_data)
     plt.figure(figsize=(8, 10))
@@ -370,13 +374,13 @@ def viz_latent_space(encoder, data):
 
 # %% [markdown]
 # ### Visualizing samples from the latent space
-# The decoder turns a grid of 15 by 15 points into images. The grid goes from -4 to 4, where nearly all of a
-# standard normal distribution lies. If there are more than two latent dimensions, the others are 0.
+# The decoder turns a grid of 15 by 15 points into images. The grid goes from -4 to 4, since the KL divergence
+# keeps nearly all points there. If there are more than two latent dimensions, the others are 0.
 
 
 # %%
 def viz_decoded(encoder, decoder, data):
-    """Draw what the decoder makes of a grid of points; encoder and data are not used."""
+    """Draw what the decoder makes of a grid of points; encoder and data are not used, as in the post."""
     num_samples = 15
     figure = np.zeros((img_height * num_samples, img_width * num_samples, num_channels))
     grid_x = np.linspace(-4, 4, num_samples)
@@ -449,10 +453,10 @@ plt.show()
 # On two cores, an epoch takes about an hour. As the post lists it, this network cannot be trained: it halves
 # 28 pixels to 14, 7, 4 and 2, and then doubles 2 to 32. Here, the surplus is cropped.
 #
-# The network has 60,755,129 parameters, but the table that the post shows has 8,728,505. That is what it
-# would have if all four convolutions took `i`, and all four transposed convolutions took `x`, so that only
-# the last of each four had an effect. A reader of the post reported this mistake in the decoder, and the
-# author corrected the listing. The post's pictures of this network were probably drawn before.
+# The network has 60,755,129 parameters, but the table that the post shows has 8,728,505. A network has that
+# many if all four convolutions take `i`, and all four transposed convolutions take `x`, so that only the last
+# of each four has an effect. A reader of the post reported this mistake in the decoder, and the author
+# corrected the listing. The post's pictures of this network were probably drawn before the correction.
 
 # %% [markdown]
 # ## What differs from the post

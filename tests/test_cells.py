@@ -60,6 +60,11 @@ def test_a_new_network(page):
         check(page)
         assert page['vae'].history.history['loss'][0] == pytest.approx(first, rel=1e-3)
         assert steps(page) == 2
+    page.run(first=ENCODER, last=VAE)
+    before = page['vae'].get_weights()[0]
+    page.names['seed'] = 7
+    page.run(first=ENCODER, last=VAE)
+    assert not np.array_equal(page['vae'].get_weights()[0], before)
 
 
 @pytest.mark.parametrize('heading', [TRICK, ENCODER_MODEL, DECODER])

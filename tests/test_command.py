@@ -1,5 +1,6 @@
 """The script as a command: its output, its files, its flags, Ctrl-C."""
 
+import os
 import signal
 import sys
 
@@ -7,8 +8,8 @@ import pexpect
 import pyte
 import pytest
 
-from helpers import CONFIGURATION, SCRIPT, WEIGHTS, Page, complaints, edited, output_folder, printed_loss
-from helpers import read_arrays, run_script, same_arrays, start_script, write_mnist
+from helpers import CONFIGURATION, IMPORTS, SCRIPT, WEIGHTS, Page, complaints, edited, output_folder
+from helpers import printed_loss, read_arrays, run_script, same_arrays, start_script, write_mnist
 
 FILES = {'latent_space.png', 'decoded_digits.png', 'loss.png', 'history.csv', 'vae_weights.h5'}
 
@@ -123,8 +124,8 @@ def test_edited_and_renamed(mnist_folder):
     first = output_folder(mnist_folder)
     assert len((first / 'history.csv').read_text().splitlines()) == 1 + 1
 
-    flags = '--epochs', 0, '--weights', WEIGHTS
-    status, stdout, errors = run_script(*flags, script='my_vae.py', cwd=mnist_folder)
+    (mnist_folder / 'my_vae.py').write_text(edited(text, 'weights = None', f'weights = {str(WEIGHTS)!r}'))
+    status, stdout, errors = run_script('--epochs', 0, script='my_vae.py', cwd=mnist_folder)
     assert (status, errors) == (0, [])
     assert 100 < printed_loss(stdout) < 170
     (second,) = {*(mnist_folder / 'outputs').iterdir()} - {first}
@@ -139,6 +140,14 @@ def test_flags_of_another_program_are_left_alone(mnist_folder, monkeypatch, file
         page.names['__file__'] = file
     page.run(last=CONFIGURATION)
     assert (page['no_epochs'], page['verbosity']) == (100, 1)
+
+
+def test_what_the_environment_sets_is_kept(mnist_folder, monkeypatch):
+    names = 'TF_CPP_MIN_LOG_LEVEL', 'TF_ENABLE_ONEDNN_OPTS'
+    for name in names:
+        monkeypatch.setenv(name, '0')
+    Page(mnist_folder).run(last=IMPORTS)
+    assert [os.environ[name] for name in names] == ['0', '0']
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL], ids=['Ctrl-C', 'kill'])

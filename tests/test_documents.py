@@ -21,8 +21,16 @@ def new_page(mnist, tmp_path):
     return Page(tmp_path, no_epochs=1)
 
 
-def test_the_factor_of_kl_is_raised(new_page):
+def test_the_factor_of_kl_is_raised(new_page, monkeypatch):
     """It begins with 0, and is 1 after ten epochs; the loss has it."""
+    set_value, factors = K.set_value, []
+
+    def record(variable, value):
+        if variable is new_page['kl_factor']:
+            factors.append(value)
+        set_value(variable, value)
+
+    monkeypatch.setattr(K, 'set_value', record)
     for old, new in edits(block(RECIPES, 'kl_factor')):
         new_page.edit(old, new)
     new_page.set('no_epochs', 12)
@@ -30,7 +38,7 @@ def test_the_factor_of_kl_is_raised(new_page):
     new_page.run(last=LOSS)
     assert K.get_value(new_page['kl_factor']) == 0
     new_page.run(first=TRAINING, last=TRAINING)
-    assert K.get_value(new_page['kl_factor']) == 1
+    assert factors == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1])
     K.set_value(new_page['kl_factor'], 0.5)
     parts = parts_of_the_loss(new_page)
     assert parts['loss'] == pytest.approx(parts['reconstruction'] + 0.5 * parts['kl'], rel=1e-4)
@@ -178,6 +186,7 @@ def test_deeper_networks(mnist_folder, name, filters, counts, trainable):
     page.run(last=LOSS)
     assert [page[model].count_params() for model in ('encoder', 'decoder', 'vae')] == counts
     assert sum(np.prod(weight.shape) for weight in page['vae'].trainable_weights) == trainable
+    assert all(f'{count:,}' in GALLERY.read_text() for count in [*counts, trainable])
     assert [layer.filters for layer in convolutions(page)] == filters
     assert {layer.activation.__name__ for layer in convolutions(page)} == {'relu'}
     assert {layer.kernel_size for layer in convolutions(page)} == {(5, 5)}

@@ -68,14 +68,14 @@ def test_run_magic_and_stop_button(folder):
     """Flags count after %run, wrong pixels are refused, and what was learnt before a stop is drawn."""
     run = '%run variational_autoencoder.py --epochs'
     remove = 'import shutil\nshutil.rmtree("outputs")'
-    raw = '(input_test / 255, None), (input_test / 1, None)'
+    wrong = "(digits['x_test'] / 255, None), (digits['x_test'] / 1, None)"
     _, with_flags, parameters, _, wrong_pixels, _, stopped = run_notebook(
         folder,
         DOWNLOAD,
         f'{run} 1',
         'print(vae.count_params(), len(vae.history.epoch))',
         remove,
-        edited(SCRIPT.read_text(), 'mnist.load_data()', raw),
+        edited(SCRIPT.read_text(), 'mnist.load_data()', wrong),
         STOP,
         f'{run} 10000',
         allow_errors=True,

@@ -77,14 +77,16 @@ def test_settings(page):
     assert page['test_loss'] == pytest.approx(test_loss, rel=1e-3)
 
 
-def test_files_of_a_training(page):
+def test_files_of_a_training(page, capsys):
     """The losses and the figure of them; the last weights, which load again; nothing in another folder."""
     page.run(last=TRAINING)
     losses = page['vae'].history.history
     assert losses['loss'][1] < losses['loss'][0]
     np.testing.assert_allclose(history(page), [[k, losses['loss'][k], losses['val_loss'][k]] for k in (0, 1)])
 
+    assert f'\nTest loss: {page["test_loss"]:.2f}'.rstrip('0') in capsys.readouterr().out
     (axes,) = plt.gcf().axes
+    assert tuple(axes.figure.get_size_inches()) == (8, 5)
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ['loss', 'val_loss']
     assert axes.get_xlabel() == 'epoch'
     for line in axes.lines:
@@ -141,6 +143,7 @@ def test_ctrl_c(page, epoch, capsys):
     page.run(last=CALLING)
     assert len(page['vae'].history.epoch) == epoch
     assert is_in_file(page)
+    assert (page.output / 'loss.png').exists() == (epoch > 0)
     assert K.get_value(page['vae'].optimizer.iterations) == 20 * epoch + 11
     assert '\nStopped\n' in capsys.readouterr().out
     assert (page.output / 'decoded_digits.png').exists()
