@@ -11,9 +11,9 @@
 #
 # This is the code of Christian Versloot's blog post
 # [How to create a variational autoencoder with Keras](https://github.com/christianversloot/machine-learning-articles/blob/main/how-to-create-a-variational-autoencoder-with-keras.md),
-# ported to today's TensorFlow. It has the post's order, layers and names, so that the two can be read side by
-# side. Where it would do harm to change a line back to the post's, a comment says why. All differences are
-# listed at the end.
+# ported to today's TensorFlow. It has the post's layers, and nearly always its order and names, so that the
+# two can be read side by side. Where it would do harm to change a line back to the post's, a comment says
+# why. All differences are listed at the end.
 #
 # With Python 3.10 to 3.13, install the packages, and run the script:
 #
@@ -455,19 +455,19 @@ plt.show()
 #
 # The network has 60,755,129 parameters, but the table that the post shows has 8,728,505. A network has that
 # many if all four convolutions take `i`, and all four transposed convolutions take `x`, so that only the last
-# of each four has an effect. A reader of the post reported this mistake in the decoder, and the author
-# corrected the listing. The post's pictures of this network were probably drawn before the correction.
+# of each four has an effect. A reader wrote of the post's decoder that it passes `x` instead of `cx`, and the
+# author corrected the listing. The post's pictures of this network were probably drawn before the correction.
 
 # %% [markdown]
 # ## What differs from the post
-# **Needed today:** `tf_keras`; graph mode; 15 ticks for 15 labels.
+# **Needed today:** `tf_keras`; graph mode, before the network is built; 15 ticks for 15 labels.
 #
-# **Corrected:** height comes before width, also in `viz_decoded`; the encoder runs once in each step; decoded
-# images that are too large are cropped; all channels of colour images count in the reconstruction loss;
-# `verbosity` is passed to `fit`.
+# **Corrected:** height comes before width, also in `viz_decoded`; the encoder runs once in each step, with
+# `vae_input`, `vae_mu`, `vae_sigma` and `vae_z`; decoded images that are too large are cropped; all channels
+# of colour images count in the reconstruction loss; `verbosity` is passed to `fit`.
 #
-# **Right in the post's code, but not in its words:** `sigma` is the logarithm of the variance, not the
-# standard deviation; `eps` is multiplied by the standard deviation, not by `sigma^2`; the two losses are
+# **Right in the post's code, but not everywhere in its words:** `sigma` is the logarithm of the variance, not
+# the standard deviation; `eps` is multiplied by the standard deviation, not by `sigma^2`; the two losses are
 # added, not taken by 50% each; of the 26,345 parameters, 24,641 are trainable.
 #
 # **New:** the copy of MNIST; the seed, the command line, and weights to start from; the check of the pixels,
