@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from textwrap import indent
 
 import matplotlib.cm
@@ -238,9 +239,13 @@ def parse(text):
     return cases
 
 
-CASES = parse(CASES_AS_DIFFS)
+# Errors that older versions do not have
+ABSENT = []
 if hasattr(matplotlib.cm, 'get_cmap'):  # until Matplotlib 3.10
-    CASES = [case for case in CASES if 'get_cmap' not in case[1]]
+    ABSENT.append('get_cmap')
+if version('tf_keras').startswith('2.16.'):
+    ABSENT.append('Expected workers')
+CASES = [case for case in parse(CASES_AS_DIFFS) if not any(text in case[1] for text in ABSENT)]
 
 TRAIN_STEP = """
 class VAE(keras.Model):
@@ -475,7 +480,8 @@ def test_without_the_last_line(processes, message):
 def test_each_row_has_a_case():
     tested = [row for _, *case in CASES for row in rows_of(*case)]
     tested += [row for row in TABLE if any(message in row[0] for message in LEFT_OUT)]
-    assert [row for row in TABLE if row not in tested and 'get_cmap' not in row[0]] == []
+    tested += [row for row in TABLE if any(text in row[0] for text in ABSENT)]
+    assert [row for row in TABLE if row not in tested] == []
     modules = [message for what, _ in TABLE for message in re.findall('`(No module.*?)`', what)]
     assert set(modules) <= {message for _, message, _, _ in CASES}
 
