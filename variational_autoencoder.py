@@ -173,11 +173,11 @@ conv_shape = K.int_shape(cx)
 
 # %% [markdown]
 # ### Reparameterization trick
-# The decoder gets a random point `z` of this distribution. If `z` were sampled directly, training could not
-# find out how to change `mu` and `sigma`, since gradients do not pass through a random draw. So only the
-# noise `eps` is sampled, from the standard normal distribution, and `z` is computed from `eps`, `mu` and
-# `sigma` ([Kingma & Welling, 2013](https://arxiv.org/abs/1312.6114), section 2.4). The factor `exp(sigma /
-# 2)` is the standard deviation, which is the square root of the variance.
+# The decoder gets a random point `z` of the image's distribution. If `z` were sampled directly, training
+# could not find out how to change `mu` and `sigma`, since gradients do not pass through a random draw. So
+# only the noise `eps` is sampled, from the standard normal distribution, and `z` is computed from `eps`, `mu`
+# and `sigma` ([Kingma & Welling, 2013](https://arxiv.org/abs/1312.6114), section 2.4). The standard deviation
+# is `exp(sigma / 2)`, the square root of the variance.
 
 
 # %%

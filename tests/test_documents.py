@@ -151,6 +151,14 @@ def test_look(tmp_path):
         assert np.abs(drawn - committed)[coloured].mean() < 0.1
 
 
+def test_lines_for_the_trained_network():
+    """They do in a notebook what 'Look' does."""
+    names = {}
+    exec(block(README, 'no_epochs = 0\n'), names)
+    expected = ['--epochs', str(names['no_epochs']), '--weights', names['weights']]
+    assert flags(block(README, '--epochs 0')) == expected
+
+
 def convolutions(page):
     """The layers of the network that are convolutions, but for the last one, which makes the image."""
     layers = page['encoder'].layers + page['decoder'].layers
