@@ -21,8 +21,8 @@
 #     python variational_autoencoder.py
 #
 # On two cores, the 100 epochs take 10 to 20 minutes. Ctrl-C ends the training early, and the figures are
-# still drawn. In a notebook, paste the whole script into one cell, or the code below each line `# %%` into a
-# cell of its own.
+# still drawn. In a notebook, paste the whole script into one cell, or the code of each cell, below its line
+# `# %%`, into a cell of its own.
 
 # %% [markdown]
 # ## Model imports
@@ -39,7 +39,7 @@ from datetime import datetime
 from pathlib import Path
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # hides TensorFlow's log; '0' shows it
-os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')  # fast code, which some CPUs get only on request
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')  # oneDNN, fast code that is off on some CPUs
 
 import tensorflow as tf
 import tf_keras as keras
@@ -61,7 +61,7 @@ warnings.filterwarnings('ignore', message='`Model.state_updates`')
 # The post's loss function does not only compare two images. It also reads `mu` and `sigma`, which are
 # computed inside the network. Keras 2 accepts such a loss function only if eager execution, TensorFlow's
 # default, is off. TensorFlow then works in graph mode: it builds the whole computation before it runs it.
-# Without this cell, `vae.fit()` ends in an error. In a notebook, graph mode lasts until the kernel is
+# Without the next cell, `vae.fit()` ends in an error. In a notebook, graph mode lasts until the kernel is
 # restarted.
 #
 # The post's own line against the error, `tf.config.experimental_run_functions_eagerly(True)`, does not help:
@@ -76,11 +76,11 @@ tf.compat.v1.disable_eager_execution()
 # MNIST has 60,000 handwritten digits to train with, and 10,000 to test. Keras downloads them, unless the
 # current folder has `tests/data/mnist.npz`, the copy in this script's repository.
 #
-# To use images of your own, replace this cell by one that sets `input_train`, `input_test` and `target_test`.
-# Images are arrays of the shape (n, height, width) or (n, height, width, channels), with 1, 3 or 4 channels,
-# and with integers from 0 to 255 or floats from 0 to 1. The training images should be in random order.
-# `target_test` has a number for each test image, or is `None`. The network is not told these numbers. They
-# only give the points of a figure their colours.
+# To use images of your own, replace the next cell by one that sets `input_train`, `input_test` and
+# `target_test`. Images are arrays of the shape (n, height, width) or (n, height, width, channels), with 1, 3
+# or 4 channels, and with integers from 0 to 255 or floats from 0 to 1. The training images should be in
+# random order. `target_test` has a number for each test image, or is `None`. The network is not told these
+# numbers. They only give the points of a figure their colours.
 
 # %%
 mnist_copy = Path('tests/data/mnist.npz')
@@ -93,8 +93,9 @@ else:
 
 # %% [markdown]
 # ## Model configuration
-# With two latent dimensions, the latent space can be shown in a figure. One fifth of the training images is
-# set aside for validation: the network is not trained with them, and their loss is printed after each epoch.
+# With two latent dimensions, the latent space can be shown in a figure. The last fifth of the training images
+# is set aside for validation: the network is not trained with them, and their loss is printed after each
+# epoch.
 
 # %%
 # Height comes first: the post's order scrambles images that are not square
@@ -114,7 +115,7 @@ num_channels = 1 if input_train.ndim == 3 else input_train.shape[3]
 weights = None  # or the path of a vae_weights.h5
 seed = 42  # gives the same network again, on the same CPU
 
-# Read the flags if this file was started as a script, and is not imported or run in a notebook
+# Read the flags only if this file was started as a script, not by an import or in a notebook
 if '__file__' in globals() and Path(__file__).name == Path(sys.argv[0]).name:
     parser = argparse.ArgumentParser()
     parser.add_argument('--epochs', type=int, default=no_epochs, help='default: %(default)s')
@@ -235,10 +236,10 @@ decoder.summary()
 
 # %% [markdown]
 # ## Creating the whole VAE
-# The VAE is the encoder, followed by the decoder. The loss function below needs `mu`, `sigma` and `z` from
-# one and the same call of the encoder. So the VAE has an input of its own, on which the encoder is called
-# once. (In the post, `z` comes from a second call. With today's Keras 2, both calls would be computed in each
-# step, and batch normalization would count each batch twice.)
+# The VAE is the encoder, followed by the decoder. The loss function below must use the `mu` and `sigma` from
+# the call of the encoder that also gives `z`. So the VAE has an input of its own, on which the encoder is
+# called once. (In the post, `z` comes from a second call. With today's Keras 2, both calls would be computed
+# in each step, and batch normalization would count each batch twice.)
 
 # %%
 vae_input = Input(shape=input_shape, name='encoder_input')
@@ -274,8 +275,9 @@ def kl_reconstruction_loss(true, pred):
 
 # %% [markdown]
 # ## Compilation & training
-# The learning rate of `'adam'` is 0.001. For another, write `keras.optimizers.legacy.Adam(1e-4)`, for
-# example, in its place. (`keras.optimizers.Adam`, without `legacy`, does not work in graph mode.)
+# In graph mode, `'adam'` is `keras.optimizers.legacy.Adam`, with a learning rate of 0.001. For another rate,
+# write `keras.optimizers.legacy.Adam(1e-4)`, for example, in its place. (`keras.optimizers.Adam`, without
+# `legacy`, does not work in graph mode.)
 
 # %%
 # Compile VAE
@@ -298,7 +300,7 @@ output_dir.mkdir(parents=True)
 # %% [markdown]
 # The VAE learns to reproduce the images that it is given. Its weights are saved after each epoch, and at the
 # end. Ctrl-C, or the stop button of a notebook, ends the training early, and so does a loss that is not
-# finite. If the cell is run again, the network is trained for `no_epochs` more.
+# finite. If the next cell is run again, the network is trained for `no_epochs` more.
 
 
 # %%
@@ -450,12 +452,12 @@ plt.show()
 #     cx = Conv2DTranspose(filters=128, kernel_size=5, strides=2, padding='same', activation='relu')(cx)
 #     cx = BatchNormalization()(cx)
 #
-# On two cores, an epoch takes about an hour. As the post lists it, this network cannot be trained: it halves
-# 28 pixels to 14, 7, 4 and 2, and then doubles 2 to 32. Here, the surplus is cropped.
+# On two cores, an epoch takes about an hour. As the post lists it, this network cannot be trained: its layers
+# halve 28 pixels to 14, 7, 4 and 2, and then double 2 to 32. Here, the surplus is cropped.
 #
-# The network has 60,755,129 parameters, but the table that the post shows has 8,728,505. A network has that
-# many if all four convolutions take `i`, and all four transposed convolutions take `x`, so that only the last
-# of each four has an effect. A reader wrote of the post's decoder that it passes `x` instead of `cx`, and the
+# The network has 60,755,129 parameters, but the table that the post shows has 8,728,505. This number results
+# if all four convolutions take `i`, and all four transposed convolutions take `x`, so that only the last of
+# each four is connected. A reader wrote of the post's decoder that it passes `x` instead of `cx`, and the
 # author corrected the listing. The post's pictures of this network were probably drawn before the correction.
 
 # %% [markdown]
@@ -466,14 +468,14 @@ plt.show()
 # `vae_input`, `vae_mu`, `vae_sigma` and `vae_z`; decoded images that are too large are cropped; all channels
 # of colour images count in the reconstruction loss; `verbosity` is passed to `fit`.
 #
-# **Right in the post's code, but not everywhere in its words:** `sigma` is the logarithm of the variance, not
+# **Right in the post's code, but not everywhere in its text:** `sigma` is the logarithm of the variance, not
 # the standard deviation; `eps` is multiplied by the standard deviation, not by `sigma^2`; the two losses are
-# added, not taken by 50% each; of the 26,345 parameters, 24,641 are trainable.
+# added, not weighted 50% each; of the 26,345 parameters, 24,641 are trainable.
 #
-# **New:** the copy of MNIST; the seed, the command line, and weights to start from; the check of the pixels,
-# and floats that are not divided; the early end of a training; all that is saved; the test loss, and the
-# figure of the losses; images with 3 or 4 channels without a setting; a grid with more than two latent
-# dimensions; a scatter plot without targets; messages that are hidden, and oneDNN. The figures of a script
-# are shown together, at its end.
+# **New:** the copy of MNIST; the seed, the command line, and weights to start from; the check of the pixels.
+# Float images are accepted, and the channels are counted. A training can be stopped early. All results are
+# saved. There are a test loss and a figure of the losses. The grid also works with more than two latent
+# dimensions, and the scatter plot without targets. TensorFlow's messages are hidden, and oneDNN is on. The
+# figures of a script are shown together, at its end.
 #
 # **Gone:** two reshapings in `viz_decoded`, which are not needed.

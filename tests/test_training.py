@@ -68,7 +68,7 @@ def test_settings(page):
     page.run(last=TRAINING)
     optimizer = page['vae'].optimizer
     assert K.get_value(optimizer.iterations) == 2 * 8
-    assert type(optimizer).__name__ == 'Adam'
+    assert isinstance(optimizer, page['keras'].optimizers.legacy.Adam)
     assert K.get_value(optimizer.lr) == pytest.approx(0.001)
     half = page['input_train'][400:]
     validation_loss = page['vae'].history.history['val_loss'][-1]
