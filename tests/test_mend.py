@@ -280,6 +280,7 @@ WITHOUT_LINES = {
         PROGRAM, 'conv_shape = K.int_shape(cx)', 'conv_shape = cx.shape'
     ),
     "cannot import name 'mse' from 'keras.losses'": 'from keras.losses import mse',
+    "Argument(s) not recognized: {'lr': 0.001}": 'import tensorflow as tf\ntf.keras.optimizers.Adam(lr=0.001)',
 }
 PASSING = 'You are passing KerasTensor('  # from Keras 2, in 'eager'
 COMPILE_AND_FIT = f'{COMPILE}vae.fit(few, few, verbose=0)'
