@@ -273,6 +273,7 @@ LEFT_OUT = {
 }
 
 # The messages that the README begins with
+OLD_ADAM = 'import tensorflow as tf\ntf.keras.optimizers.Adam(lr=0.001)'
 WITHOUT_LINES = {
     "module 'keras.backend' has no attribute 'int_shape'": PROGRAM,
     'A KerasTensor cannot be used as input to a TensorFlow function': WITH_TENSORFLOW_KERAS,
@@ -280,7 +281,7 @@ WITHOUT_LINES = {
         PROGRAM, 'conv_shape = K.int_shape(cx)', 'conv_shape = cx.shape'
     ),
     "cannot import name 'mse' from 'keras.losses'": 'from keras.losses import mse',
-    "Argument(s) not recognized: {'lr': 0.001}": 'import tensorflow as tf\ntf.keras.optimizers.Adam(lr=0.001)',
+    "Argument(s) not recognized: {'lr': 0.001}": OLD_ADAM,
 }
 PASSING = 'You are passing KerasTensor('  # from Keras 2, in 'eager'
 COMPILE_AND_FIT = f'{COMPILE}vae.fit(few, few, verbose=0)'

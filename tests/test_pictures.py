@@ -203,6 +203,7 @@ def test_the_oddest(page, capsys, monkeypatch):
     page.run_code(ODDEST)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10
+    assert (page.output / 'oddest.png').exists()
     assert lines[0] == f'1.00 {Path("pictures/left/092.JPEG")}'
     assert all(line.startswith('0.25 ') for line in lines[1:])
     (shown,) = plt.gcf().axes[0].images
