@@ -184,6 +184,12 @@ class Page:
         return self.folder / self['output_dir']
 
 
+def parameters(page):
+    """The parameters of encoder, decoder and VAE, and how many of the VAE's are trained."""
+    trainable = sum(np.prod(weight.shape) for weight in page['vae'].trainable_weights)
+    return [page[name].count_params() for name in ('encoder', 'decoder', 'vae')], trainable
+
+
 def kl_divergence(mu, sigma):
     """The mean of Kingma & Welling, appendix B, with NumPy."""
     return np.mean(np.sum(mu**2 + np.exp(sigma) - sigma - 1, axis=1)) / 2
@@ -200,8 +206,13 @@ def parts_of_the_loss(page):
 
 
 # What the tests set for themselves, and a reader does not
-OURS = 'MPLBACKEND', 'TF_NUM_INTRAOP_THREADS', 'TF_NUM_INTEROP_THREADS', 'TF_ENABLE_ONEDNN_OPTS'
-OURS += ('TF_CPP_MIN_LOG_LEVEL',)
+OURS = [
+    'MPLBACKEND',
+    'TF_NUM_INTRAOP_THREADS',
+    'TF_NUM_INTEROP_THREADS',
+    'TF_CPP_MIN_LOG_LEVEL',
+    'TF_ENABLE_ONEDNN_OPTS',
+]
 
 
 def start_script(*arguments, script=SCRIPT, environment=None, **settings):

@@ -11,7 +11,8 @@ from tf_keras import backend as K
 
 from helpers import CALLING, CONFIGURATION, ENCODER_MODEL, GALLERY, LOADING, LOSS, PROJECT, README, RECIPES
 from helpers import REFERENCE, SCRIPT, TRAINING, Page, block, code_cells, edited, edits, flags, output_folder
-from helpers import parts_of_the_loss, printed, printed_loss, run_notebook, run_script, table, write_mnist
+from helpers import parameters, parts_of_the_loss, printed, printed_loss, run_notebook, run_script, table
+from helpers import write_mnist
 
 
 @pytest.fixture
@@ -127,19 +128,13 @@ def test_change_it(new_page, what, monkeypatch):
     assert eval(holds, new_page.names)
 
 
-def run_command(document, text, folder):
-    """Run the script with the flags of a document's command, in a folder with the references."""
-    (folder / 'tests').symlink_to(PROJECT / 'tests')
-    (folder / 'outputs').mkdir()
-    (folder / 'outputs' / 'reference').symlink_to(REFERENCE)
-    status, stdout, errors = run_script(*flags(block(document, text)), cwd=folder)
-    assert (status, errors) == (0, [])
-    return stdout
-
-
 def test_look(tmp_path):
     """The command draws the committed figures, and prints the test loss that the README names."""
-    stdout = run_command(README, '--epochs 0', tmp_path)
+    (tmp_path / 'tests').symlink_to(PROJECT / 'tests')
+    (tmp_path / 'outputs').mkdir()
+    (tmp_path / 'outputs' / 'reference').symlink_to(REFERENCE)
+    status, stdout, errors = run_script(*flags(block(README, '--epochs 0')), cwd=tmp_path)
+    assert (status, errors) == (0, [])
     promised = re.search(r'is printed, (\S+) in\s+the run shown', README.read_text())[1]
     assert printed_loss(stdout) == pytest.approx(float(promised), abs=0.15)  # z is random
     for name in ('latent_space.png', 'decoded_digits.png'):
@@ -192,8 +187,7 @@ def test_deeper_networks(mnist_folder, name, filters, counts, trainable):
     page = Page(mnist_folder)
     page.sources = [source for _, source in code_cells(patched)]
     page.run(last=LOSS)
-    assert [page[model].count_params() for model in ('encoder', 'decoder', 'vae')] == counts
-    assert sum(np.prod(weight.shape) for weight in page['vae'].trainable_weights) == trainable
+    assert parameters(page) == (counts, trainable)
     assert all(f'{count:,}' in GALLERY.read_text() for count in [*counts, trainable])
     assert [layer.filters for layer in convolutions(page)] == filters
     assert {layer.activation.__name__ for layer in convolutions(page)} == {'relu'}
